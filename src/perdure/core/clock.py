@@ -1,0 +1,79 @@
+"""Time as an argument: one source of "now" for the whole server.
+
+All times inside the server are integers: nanoseconds since the Unix epoch (``…_at`` and ``now``) or nanoseconds of duration
+(``…_timeout``, ``…_interval``). Protobuf timestamps and durations are converted at the edges, here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+MICROSECOND = 1_000
+MILLISECOND = 1_000_000
+SECOND = 1_000_000_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+
+class Alarm(Protocol):
+    """A callback that waits for its time."""
+
+    def cancel(self) -> None:
+        """Forget the callback; harmless after it has run."""
+        ...
+
+
+class Clock(Protocol):
+    """Where the server gets its time and its alarms from; a test or the simulator gives a virtual one."""
+
+    def now(self) -> int:
+        """Nanoseconds since the Unix epoch."""
+        ...
+
+    def call_at(self, at: int, callback: Callable[[], None]) -> Alarm:
+        """Call back on the event loop once ``now() >= at``."""
+        ...
+
+
+class SystemClock:
+    """The wall clock; alarms through the running event loop."""
+
+    def now(self) -> int:
+        return time.time_ns()
+
+    def call_at(self, at: int, callback: Callable[[], None]) -> Alarm:
+        import asyncio
+
+        # The event loop cannot sleep longer than a day at a time on every platform; owners re-arm their alarm when it fires early.
+        delay = min(max(0, at - time.time_ns()) / SECOND, 86_400.0)
+        return asyncio.get_running_loop().call_later(delay, callback)
+
+
+def duration_ns(duration: Duration) -> int:
+    """Nanoseconds of a protobuf duration; an unset one is 0."""
+    return duration.seconds * SECOND + duration.nanos
+
+
+def to_duration(nanoseconds: int) -> Duration:
+    """A protobuf duration of so many nanoseconds (whole seconds and nanos carry the same sign)."""
+    seconds, nanos = divmod(abs(nanoseconds), SECOND)
+    if nanoseconds < 0:
+        return Duration(seconds=-seconds, nanos=-nanos)
+    return Duration(seconds=seconds, nanos=nanos)
+
+
+def timestamp_ns(timestamp: Timestamp) -> int:
+    """Nanoseconds since the epoch of a protobuf timestamp."""
+    return timestamp.seconds * SECOND + timestamp.nanos
+
+
+def to_timestamp(nanoseconds: int) -> Timestamp:
+    """A protobuf timestamp of nanoseconds since the epoch."""
+    seconds, nanos = divmod(nanoseconds, SECOND)
+    return Timestamp(seconds=seconds, nanos=nanos)
