@@ -11,7 +11,7 @@ import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from perdure.core.clock import DAY, HOUR, MICROSECOND, MILLISECOND, MINUTE, SECOND
 
@@ -294,8 +294,8 @@ def _retry_defaults(value: object) -> RetryDefaults:
         raise ValueError(wanted)
     fields = {official.lower(): name for name, official in _RETRY_FIELDS.items()}
     changes: dict[str, Any] = {}
-    for official, part in value.items():  # pyright: ignore[reportUnknownVariableType]  # JSON
-        name = fields.get(str(official).lower())  # pyright: ignore[reportUnknownArgumentType]
+    for official, part in cast("dict[str, object]", value).items():
+        name = fields.get(official.lower())
         if name is None:
             raise ValueError(wanted)
         if name == "initial_interval_ns":

@@ -1,0 +1,50 @@
+"""Jobs: deferred work as a function of state.
+
+A *part* of a state (its workflow task, one activity, one timer …) says which jobs it implies. Jobs are kept in memory only, never cancelled: a job
+that is no longer implied by the state when its time comes is dropped. After a reload they are derived again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from perdure.core.step import Step
+
+
+class Part(Protocol):
+    """A part of a state that implies jobs."""
+
+    def jobs(self, state: Any) -> Iterable[Job]:
+        """Every job that this part implies now. Must be cheap: it is asked after every step that touched the part."""
+        ...
+
+
+class Job(msgspec.Struct, frozen=True):
+    """at: not before this time (nanoseconds since the epoch), 0 for at once. Two equal jobs are the same work."""
+
+    at: int
+
+    def part(self, state: Any) -> Part | None:
+        """The part of the state that implies this job, if it still exists."""
+        raise NotImplementedError
+
+    def is_current(self, state: Any) -> bool:
+        """Whether the state still implies this job."""
+        part = self.part(state)
+        return part is not None and any(self == job for job in part.jobs(state))
+
+
+class PureJob(Job, frozen=True):
+    """Changes state and does no I/O: a timer fires, a timeout strikes."""
+
+    def decide(self, step: Step[Any, Any]) -> None:
+        """Record what happens now. Called only while the job is current."""
+        raise NotImplementedError
+
+
+class EffectJob(Job, frozen=True):
+    """Does I/O and changes no state: hands a task to matching, sends a message. Its outcome returns as a new intent."""

@@ -1,0 +1,80 @@
+"""A step: one application of an intent to one execution.
+
+Deciding means calling :meth:`Step.event` and :meth:`Step.note`; each is applied at once, so that the rest of the decision sees the new state. Time, ids and
+randomness come in through the step. Nothing here awaits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from temporalio.api.history.v1 import HistoryEvent
+
+from perdure.core.execution import Kind, RunKey
+from perdure.core.ids import IdSource
+from perdure.core.jobs import Part
+from perdure.core.records import Note, event_bytes
+
+S = TypeVar("S")
+V = TypeVar("V")
+
+
+class Step(Generic[S, V]):
+    """Collects the records of one journal row.
+
+    key: the run. state, volatile: its state; changed only through the methods here (volatile: freely). now: nanoseconds since the epoch.
+    """
+
+    def __init__(self, kind: Kind[S, V], key: RunKey, state: S, volatile: V, now: int, ids: IdSource, first_event_id: int) -> None:
+        self.kind = kind
+        self.key = key
+        self.state = state
+        self.volatile = volatile
+        self.now = now
+        self.ids = ids
+        self.first_event_id = first_event_id
+        self.event_count = 0
+        self.notes: list[tuple[int, Note]] = []
+        self.side: dict[str, bytes | None] = {}
+        self.touched: dict[int, Part] = {}
+        self.effects: list[Callable[[], None]] = []
+        self._events: list[bytes] = []
+
+    @property
+    def events(self) -> bytes:
+        """The events of this step as bytes of a ``History``."""
+        return b"".join(self._events)
+
+    @property
+    def has_records(self) -> bool:
+        return self.event_count > 0 or bool(self.notes) or bool(self.side)
+
+    def append(self, event: HistoryEvent) -> int:
+        """Record an event that has its id, and apply it. Returns the size of its bytes."""
+        data = event_bytes(event)
+        self._events.append(data)
+        self.event_count += 1
+        self.kind.apply_event(self.state, event, self.touch)
+        return len(data)
+
+    def note(self, note: Note) -> None:
+        """Record a private note, and apply it."""
+        self.notes.append((self.event_count, note))
+        self.kind.apply_note(self.state, note, self.touch)
+
+    def put_side(self, name: str, data: bytes | None) -> None:
+        """Overwrite side data (None deletes it), and apply it."""
+        self.side[name] = data
+        self.kind.apply_side(self.state, name, data, self.touch)
+
+    def touch(self, part: Part) -> None:
+        """Say that a part's jobs may have changed."""
+        self.touched[id(part)] = part
+
+    def after_commit(self, effect: Callable[[], None]) -> None:
+        """Call something once this step is durable (and never if it does not become so). Must be quick and must not raise."""
+        self.effects.append(effect)
+
+
+AnyStep = Step[Any, Any]

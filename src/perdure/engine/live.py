@@ -1,0 +1,108 @@
+"""Executions and chains as they live in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from perdure.core.execution import ChainKey, Kind, RunKey
+from perdure.core.jobs import Job
+from perdure.engine.writer import Group
+from perdure.store.protocol import Header, JournalRow
+
+S = TypeVar("S")
+V = TypeVar("V")
+
+BASE_BYTES = 6_000
+"""What an execution costs in memory before it holds any data (measured: structs, dictionaries, jobs)."""
+
+
+class HistoryBatch(NamedTuple):
+    """The events of one journal row: a page of history is made of whole batches."""
+
+    first_event_id: int
+    event_count: int
+    events: bytes
+
+    @property
+    def last_event_id(self) -> int:
+        return self.first_event_id + self.event_count - 1
+
+
+class Execution(Generic[S, V]):
+    """One run in memory.
+
+    sequence: of its last journal row. group: the commit group that holds its latest change, None when all is durable. pins: who needs it to stay in
+    memory (waiting callers). dropped: it is not the truth any more (a commit failed, or a decision was undone); load it again.
+    tail: the latest batches of its history, durable or not; older ones are in the store.
+    """
+
+    __slots__ = (
+        "changed", "dropped", "durable_event_id", "entries", "group", "header", "header_is_exact", "key", "kind", "pins", "scheduled", "sequence",
+        "size", "state", "tail", "tail_bytes", "volatile",
+    )  # fmt: skip
+
+    def __init__(self, kind: Kind[S, V], key: RunKey, header: Header, state: S, volatile: V) -> None:
+        self.kind = kind
+        self.key = key
+        self.header = header
+        self.header_is_exact = False
+        self.state = state
+        self.volatile = volatile
+        self.sequence = 0
+        self.group: Group | None = None
+        self.pins = 0
+        self.dropped = False
+        self.tail: deque[HistoryBatch] = deque()
+        self.tail_bytes = 0
+        self.durable_event_id = 0
+        self.size = BASE_BYTES
+        self.scheduled: set[Job] = set()
+        self.entries: list[Any] = []
+        self.changed: asyncio.Future[None] | None = None
+
+    @property
+    def uid(self) -> int:
+        return self.header.uid
+
+    def remember(self, row: JournalRow, limit: int) -> None:
+        """Keep a journal row's events in the tail, dropping the oldest batches over the limit of bytes."""
+        if row.event_count:
+            self.tail.append(HistoryBatch(row.first_event_id, row.event_count, row.events))
+            self.tail_bytes += len(row.events)
+        self.size += (len(row.events) + len(row.notes)) // 2
+        while self.tail_bytes > limit and len(self.tail) > 1:
+            self.tail_bytes -= len(self.tail.popleft().events)
+
+    def announce(self) -> None:
+        """Wake everyone who waits for a durable change of this execution."""
+        changed, self.changed = self.changed, None
+        if changed is not None and not changed.done():
+            changed.set_result(None)
+
+    def next_change(self) -> asyncio.Future[None]:
+        """A future that ends with the next durable change, or when the execution is dropped."""
+        if self.changed is None:
+            self.changed = asyncio.get_running_loop().create_future()
+        return self.changed
+
+
+class Chain:
+    """The runs of one business id that are in memory, and which of them is current.
+
+    current_run_id: None when the business id was never used (or its last run was deleted).
+    """
+
+    __slots__ = ("current_run_id", "group", "key", "runs", "users")
+
+    def __init__(self, key: ChainKey, current_run_id: str | None) -> None:
+        self.key = key
+        self.current_run_id = current_run_id
+        self.runs: dict[str, AnyExecution] = {}
+        self.group: Group | None = None
+        #: Calls that hold this chain across an await; it stays in memory as long.
+        self.users = 0
+
+
+AnyExecution = Execution[Any, Any]

@@ -1,0 +1,131 @@
+"""Brings chains and executions into memory: header, snapshot, journal, side data."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from perdure.core.execution import ChainKey, Kind, RunKey, Visible, untouched
+from perdure.core.records import Note
+from perdure.engine.cache import Cache
+from perdure.engine.live import AnyExecution, Chain, Execution
+from perdure.store.protocol import Header, JournalRow, Store
+
+
+class Loader:
+    """Loads each chain and each run once, however many calls ask for it at the same time."""
+
+    def __init__(
+        self, store: Store, kinds: Mapping[str, Kind[Any, Any]], cache: Cache, loaded: Callable[[AnyExecution], None],
+        tail_bytes: int,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._kinds = kinds
+        self._cache = cache
+        self._loaded = loaded
+        self._tail_bytes = tail_bytes
+        self._loading: dict[ChainKey, asyncio.Future[None]] = {}
+
+    async def chain(self, key: ChainKey, run_id: str | None) -> Chain:
+        """The chain, with its current run and the asked-for run (if they exist) in memory."""
+        while True:
+            chain = self._cache.chains.get(key)
+            if chain is not None:
+                wanted = run_id or chain.current_run_id
+                missing = [r for r in (chain.current_run_id, wanted) if r and r not in chain.runs]
+                if not missing:
+                    self._cache.hits += 1
+                    if wanted:
+                        self._cache.touch(chain.runs[wanted])
+                    return chain
+            loading = self._loading.get(key)
+            if loading is not None:
+                await asyncio.shield(loading)
+                chain = self._cache.chains.get(key)
+                if chain is not None and self._complete(chain, run_id):
+                    return chain
+                if key in self._loading or chain is None:
+                    continue
+            self._cache.misses += 1
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._loading[key] = future
+            try:
+                found = await self._load(key, run_id)
+            finally:
+                del self._loading[key]
+                future.set_result(None)
+            if found is not None:
+                return found
+
+    def _complete(self, chain: Chain, run_id: str | None) -> bool:
+        return all(r in chain.runs for r in (run_id, chain.current_run_id) if r)
+
+    async def _load(self, key: ChainKey, run_id: str | None) -> Chain | None:
+        """Load what is missing. The chain is usable even when the asked-for run does not exist."""
+        while (settling := self._cache.settling.get(key)) is not None:
+            await asyncio.wait([settling])
+        chain = self._cache.chains.get(key)
+        current: Header | None = None
+        if chain is None or (chain.current_run_id and chain.current_run_id not in chain.runs):
+            current = await self._store.find_current(*key)
+        headers = [current] if current is not None else []
+        if run_id and (chain is None or run_id not in chain.runs) and (current is None or current.run_id != run_id):
+            header = await self._store.find_run(*key, run_id)
+            if header is not None:
+                headers.append(header)
+        executions = [await self._execution(header) for header in headers]
+        chain = self._cache.chains.get(key)
+        if chain is None:
+            chain = self._cache.chains[key] = Chain(key, current.run_id if current else None)
+        for execution in executions:
+            if execution.key.run_id not in chain.runs:
+                chain.runs[execution.key.run_id] = execution
+                self._cache.touch(execution)
+                self._loaded(execution)
+        return chain
+
+    async def _execution(self, header: Header) -> AnyExecution:
+        kind = self._kinds[header.kind]
+        key = RunKey(header.namespace_id, header.kind, header.business_id, header.run_id)
+        snapshot = await self._store.read_snapshot(header.uid, kind.snapshot_version)
+        state = kind.decode_state(snapshot.data) if snapshot is not None else kind.new_state()
+        execution: AnyExecution = Execution(kind, key, header, state, kind.new_volatile())
+        execution.sequence = snapshot.sequence if snapshot is not None else 0
+        for row in await self._store.read_journal(header.uid, execution.sequence):
+            fold(kind, state, row)
+            execution.sequence = row.sequence
+            execution.remember(row, self._tail_bytes)
+        for side in await self._store.read_side(header.uid):
+            kind.apply_side(state, side.name, side.data, untouched)
+        execution.durable_event_id = kind.next_event_id(state) - 1
+        return execution
+
+
+def fold(kind: Kind[Any, Any], state: Any, row: JournalRow) -> None:
+    """Apply one journal row to a state."""
+    for record in kind.notes.replay(row.events, row.notes):
+        if isinstance(record, Note):
+            kind.apply_note(state, record, untouched)
+        else:
+            kind.apply_event(state, record, untouched)
+
+
+def fill_header(header: Header, visible: Visible, ready: bool, wake_at: int | None) -> bool:
+    """Bring a header up to date; returns whether anything that has to be stored changed.
+
+    The counters of an open execution are not worth a write of their own: visibility shows them only once it is closed.
+    """
+    changed = (
+        (header.ready, header.wake_at, header.status, header.close_at, header.expire_at) != (ready, wake_at, visible.status, visible.close_at, visible.expire_at)
+        or (header.search_attributes, header.memo, header.details) != (visible.search_attributes, visible.memo, visible.details)
+        or (header.task_queue, header.execution_at) != (visible.task_queue, visible.execution_at)
+    )  # fmt: skip
+    header.ready, header.wake_at = ready, wake_at
+    header.type_name, header.task_queue, header.status = visible.type_name, visible.task_queue, visible.status
+    header.start_at, header.execution_at, header.close_at, header.expire_at = visible.start_at, visible.execution_at, visible.close_at, visible.expire_at
+    header.history_length, header.history_size = visible.history_length, visible.history_size
+    header.parent_business_id, header.parent_run_id = visible.parent_business_id, visible.parent_run_id
+    header.root_business_id, header.root_run_id = visible.root_business_id, visible.root_run_id
+    header.search_attributes, header.memo, header.details = visible.search_attributes, visible.memo, visible.details
+    return changed

@@ -1,0 +1,339 @@
+"""A partition: one engine with its writer, the owner of a range of slots.
+
+The path of an intent: load what it addresses (may await), decide and apply (never awaits), hand the records to the writer, wait until they are durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+
+from perdure.core.clock import Clock
+from perdure.core.errors import ApiError
+from perdure.core.execution import ChainKey, Kind, RunKey, all_jobs
+from perdure.core.ids import IdSource
+from perdure.core.jobs import EffectJob, Job, PureJob
+from perdure.core.step import AnyStep
+from perdure.engine.cache import Cache
+from perdure.engine.live import AnyExecution
+from perdure.engine.loader import Loader, fill_header
+from perdure.engine.timers import Entry, Timers
+from perdure.engine.transaction import Transaction
+from perdure.engine.writer import CommitObserver, Group, Writer
+from perdure.store.protocol import JournalRow, Lease, SideRow, Store
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+Decide = Callable[[Transaction], R]
+
+TAIL_BYTES = 64 * 1024
+"""History kept in memory per execution; enough for the next worker task of nearly every workflow, older events come from the store."""
+
+
+class Effects(Protocol):
+    """Carries out effect jobs. Must not raise and must not block; what it has to wait for runs in a task of its own."""
+
+    def run(self, key: RunKey, job: EffectJob) -> None: ...
+
+
+class Refused(Exception):
+    """A decision that recorded something turned out to be impossible.
+
+    The records are undone by loading the execution again from its journal; then `instead` is decided in their place.
+    """
+
+    def __init__(self, instead: Callable[[Transaction], Any]) -> None:
+        super().__init__("refused")
+        self.instead = instead
+
+
+class Partition:
+    """Owns every execution whose slot is in `slots`.
+
+    lease: the right to write, held by the caller. effects: where effect jobs go. cache_bytes: what executions may take in memory.
+    """
+
+    def __init__(
+        self, store: Store, lease: Lease, slots: range, kinds: Mapping[str, Kind[Any, Any]], effects: Effects, clock: Clock, ids: IdSource,
+        *, cache_bytes: int, observer: CommitObserver | None = None, on_fenced: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        self.slots = slots
+        self.clock = clock
+        self.ids = ids
+        self.number = lease.partition
+        self._store = store
+        self._effects = effects
+        self._kinds = kinds
+        self._last_uid = 0
+        self._background: set[asyncio.Task[Any]] = set()
+        self._closing = False
+        self.timers = Timers(clock)
+        self.writer = Writer(
+            store, lease, clock, on_durable=self._on_durable, on_failed=self._on_failed, on_fenced=on_fenced, observer=observer
+        )
+        self.cache = Cache(cache_bytes, self._evict)
+        self.loader = Loader(store, kinds, self.cache, self._schedule_all, TAIL_BYTES)
+        #: Set in tests and in the simulator: called with each execution after each step.
+        self.check: Callable[[AnyExecution], None] | None = None
+
+    # -- intents --------------------------------------------------------------------------------
+    async def transact(self, key: ChainKey, run_id: str | None, decide: Decide[R]) -> R:
+        """Apply an intent to a chain and wait until its outcome is durable.
+
+        run_id: the run it addresses; None for the current one. decide: sync; returns the outcome, or raises ApiError to refuse; gets ``run`` None
+        when there is no such run. Raises ApiError UNAVAILABLE when the store failed; then nothing of it happened.
+        """
+        result, group = await self.transact_early(key, run_id, decide)
+        if group is not None:
+            await asyncio.shield(group.finished)
+        return result
+
+    async def transact_early(self, key: ChainKey, run_id: str | None, decide: Decide[R]) -> tuple[R, Group | None]:
+        """Like :meth:`transact`, but returns before the outcome is durable, with the group to wait for."""
+        chain = await self.loader.chain(key, run_id)
+        run = chain.runs.get(run_id or chain.current_run_id or "")
+        transaction = Transaction(chain, run, self.clock.now(), self.ids, self._new_uid)
+        depends_on = run.group if run is not None else chain.group
+        chain.users += 1
+        try:
+            result = decide(transaction)
+            return result, self._hand_over(transaction) or depends_on
+        except Refused as refused:
+            self._undo(transaction)
+            instead = refused.instead
+        except ApiError:
+            self._undo(transaction)
+            if depends_on is not None:
+                # A refusal tells about state too: it must not tell about state that may yet be lost.
+                await asyncio.shield(depends_on.finished)
+            raise
+        except BaseException:
+            self._undo(transaction)
+            raise
+        finally:
+            chain.users -= 1
+            self.cache.trim()
+        return await self.transact_early(key, run.key.run_id if run else run_id, instead)
+
+    async def read(self, key: ChainKey, run_id: str | None) -> AnyExecution | None:
+        """The run in memory (None when there is none), after everything known about it is durable. Use it before the next await."""
+        while True:
+            chain = await self.loader.chain(key, run_id)
+            run = chain.runs.get(run_id or chain.current_run_id or "")
+            group = run.group if run is not None else chain.group
+            if group is None:
+                return run
+            await asyncio.shield(group.finished)
+
+    async def delete(self, key: RunKey) -> bool:
+        """Remove a run with everything that belongs to it; durable when this returns. False: there is no such run."""
+        chain = await self.loader.chain(key.chain, key.run_id)
+        execution = chain.runs.get(key.run_id)
+        if execution is None:
+            return False
+        group = self.writer.open_group()
+        group.commit.deleted.append(execution.uid)
+        group.headers.pop(execution.uid, None)
+        chain.group = group
+        self.cache.settle(key.chain, group.finished)
+        self.cache.drop_chain(key.chain)
+        await asyncio.shield(group.finished)
+        return True
+
+    def run_pure(self, execution: AnyExecution, job: PureJob) -> None:
+        """Apply a pure job to an execution in memory, if the state still implies it."""
+        if execution.dropped or self.writer.is_fenced or not job.is_current(execution.state):
+            return
+        chain = self.cache.chains[execution.key.chain]
+        transaction = Transaction(chain, execution, self.clock.now(), self.ids, self._new_uid)
+        try:
+            job.decide(transaction.step(execution))
+        except Exception:
+            log.exception("%s of %s failed", type(job).__name__, execution.key)
+            self._undo(transaction)
+            return
+        self._hand_over(transaction)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Run something in the background; it ends with the partition."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # -- after deciding -----------------------------------------------------------------------------
+    def _hand_over(self, transaction: Transaction) -> Group | None:
+        """Give a transaction's records to the writer. None: it recorded nothing."""
+        changed = [(transaction.executions[uid], step) for uid, step in transaction.steps.items() if step.has_records]
+        if not changed:
+            for effect in transaction.effects:
+                effect()
+            return None
+        group = self.writer.open_group()
+        for uid in transaction.superseded:
+            group.commit.superseded.append(uid)
+            if uid in group.headers:
+                group.headers[uid].is_current = False
+        for execution, step in changed:
+            self._record(group, execution, step, created=execution.uid in transaction.created)
+        transaction.chain.group = group
+        group.effects.extend(transaction.effects)
+        return group
+
+    def _record(self, group: Group, execution: AnyExecution, step: AnyStep, *, created: bool) -> None:
+        if step.event_count or step.notes:
+            execution.sequence += 1
+            notes = execution.kind.notes.encode(step.notes)
+            row = JournalRow(execution.uid, execution.sequence, step.first_event_id, step.event_count, step.events, notes)
+            group.add_row(row)
+            execution.remember(row, TAIL_BYTES)
+        for name, data in step.side.items():
+            group.add_side(SideRow(execution.uid, name, data))
+        execution.group = group
+        group.executions[execution.uid] = execution
+        group.effects.extend(step.effects)
+        jobs = [job for part in step.touched.values() for job in part.jobs(execution.state)]
+        self._write_header(group, execution, jobs, created=created)
+        self._schedule(execution, jobs, group)
+        self.cache.touch(execution)
+        if self.check is not None:
+            self.check(execution)
+
+    def _write_header(self, group: Group, execution: AnyExecution, new_jobs: list[Job], *, created: bool) -> None:
+        """Write the header row if what it shows changed, or if it would not lead back to the new jobs after a restart."""
+        header = execution.header
+        ready = header.ready or any(job.at == 0 for job in new_jobs)
+        wake_at = min((job.at for job in new_jobs if job.at > 0), default=None)
+        if header.wake_at is not None and (wake_at is None or header.wake_at < wake_at):
+            wake_at = header.wake_at
+        visible = execution.kind.visible(execution.state)
+        if not visible.is_open:
+            jobs = all_jobs(execution.kind, execution.state)
+            ready = any(job.at == 0 for job in jobs)
+            wake_at = min((job.at for job in jobs if job.at > 0), default=None)
+        if fill_header(header, visible, ready, wake_at) or created:
+            header.state_transitions = execution.sequence
+            group.add_header(replace(header))
+
+    def _schedule(self, execution: AnyExecution, jobs: list[Job], group: Group | None) -> None:
+        """Arrange for jobs to run at their time; those due at once run when their group is durable."""
+        for job in jobs:
+            if job in execution.scheduled:
+                continue
+            execution.scheduled.add(job)
+            if job.at > 0:
+                entry = self.timers.add(job.at, lambda entry, execution=execution: self._due(execution, entry), job)
+                execution.entries.append(entry)
+            elif group is not None:
+                group.effects.append(lambda execution=execution, job=job: self._perform(execution, job))
+            else:
+                asyncio.get_running_loop().call_soon(self._perform, execution, job)
+        if len(execution.entries) > 64 and len(execution.entries) > 2 * len(execution.scheduled):
+            execution.entries = [entry for entry in execution.entries if entry.run is not None]
+
+    def _schedule_all(self, execution: AnyExecution) -> None:
+        self._schedule(execution, all_jobs(execution.kind, execution.state), None)
+
+    def _due(self, execution: AnyExecution, entry: Entry) -> None:
+        if entry.job is not None:
+            if execution.group is not None and isinstance(entry.job, EffectJob):
+                job = entry.job
+                execution.group.effects.append(lambda: self._perform(execution, job))
+            else:
+                self._perform(execution, entry.job)
+
+    def _perform(self, execution: AnyExecution, job: Job) -> None:
+        execution.scheduled.discard(job)
+        if execution.dropped or self._closing:
+            return
+        if isinstance(job, PureJob):
+            self.run_pure(execution, job)
+        elif isinstance(job, EffectJob) and job.is_current(execution.state):
+            self._effects.run(execution.key, job)
+
+    # -- the writer's answers ---------------------------------------------------------------------------
+    def _on_durable(self, group: Group) -> None:
+        for row in group.commit.journal:
+            execution = group.executions[row.uid]
+            if row.event_count:
+                execution.durable_event_id = row.first_event_id + row.event_count - 1
+        for execution in group.executions.values():
+            if execution.group is group:
+                execution.group = None
+            chain = self.cache.chains.get(execution.key.chain)
+            if chain is not None and chain.group is group:
+                chain.group = None
+            execution.announce()
+
+    def _on_failed(self, groups: list[Group]) -> None:
+        """Drop what was not made durable; reload it, so that its jobs are found again."""
+        lost: dict[RunKey, AnyExecution] = {e.key: e for group in groups for e in group.executions.values()}
+        for execution in lost.values():
+            self.cache.drop(execution)
+        for chain_key in {key.chain for key in lost}:
+            self.cache.drop_chain(chain_key)
+        if not self.writer.is_fenced:
+            for key in lost:
+                self.spawn(self._reload(key))
+
+    async def _reload(self, key: RunKey) -> None:
+        """Bring an execution back into memory so that its jobs run; it may not exist at all (its start was lost)."""
+        while True:
+            try:
+                await self.loader.chain(key.chain, key.run_id)
+                return
+            except Exception as error:
+                log.warning("cannot load %s yet: %s", key, error)
+                await asyncio.sleep(1)
+
+    def _undo(self, transaction: Transaction) -> None:
+        """Forget what an undone decision changed in memory: the journal is the truth. Loading waits until all before it is durable."""
+        touched = [transaction.executions[uid] for uid, step in transaction.steps.items() if step.has_records]
+        if not touched:
+            return
+        key = transaction.key
+        if transaction.chain.group is not None:
+            self.cache.settle(key, transaction.chain.group.finished)
+        self.cache.drop_chain(key)
+        for execution in touched:
+            if execution.uid not in transaction.created:
+                self.spawn(self._reload(execution.key))
+
+    # -- memory ---------------------------------------------------------------------------------------
+    def _evict(self, execution: AnyExecution) -> None:
+        """Let go of an idle execution: its header must lead back to it exactly."""
+        jobs = all_jobs(execution.kind, execution.state)
+        ready = any(job.at == 0 for job in jobs)
+        wake_at = min((job.at for job in jobs if job.at > 0), default=None)
+        header = execution.header
+        if (header.ready, header.wake_at) != (ready, wake_at) and not self.writer.is_fenced:
+            header.ready, header.wake_at = ready, wake_at
+            self.writer.open_group().add_header(replace(header))
+        for entry in execution.entries:
+            entry.run = entry.job = None
+        execution.entries.clear()
+        execution.scheduled.clear()
+        self.on_evicted(execution.key, wake_at, ready)
+
+    #: Told when an execution leaves memory: its key, its next wake-up, and whether it has work to hand out. The sleeper loop replaces this.
+    on_evicted: Callable[[RunKey, int | None, bool], None] = staticmethod(lambda key, wake_at, ready: None)
+
+    def _new_uid(self) -> int:
+        """Growing, and unique among partitions: microseconds since the epoch and the partition's number (at most 1,024 of them)."""
+        self._last_uid = max(self._last_uid + 1024, (self.clock.now() // 1000) << 10 | self.number)
+        return self._last_uid
+
+    async def stop(self) -> None:
+        """Make everything durable, let go of everything."""
+        self._closing = True
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.writer.drain()
+        self.timers.close()
+        self.cache.flush()
+        await self.writer.stop()
+

@@ -1,0 +1,156 @@
+"""What keeps a partition going in the background: its lease, the executions that sleep in the store, and the removal of expired ones."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from perdure.core.clock import SECOND
+from perdure.core.errors import ApiError
+from perdure.core.execution import ChainKey, RunKey
+from perdure.engine.partition import Partition
+from perdure.engine.timers import Entry
+from perdure.store.protocol import Header, Lease, LeaseLost, Store, StoreError
+
+log = logging.getLogger(__name__)
+
+HORIZON = 60 * SECOND
+"""Executions whose next wake-up is nearer than this have an entry in the timers; the others are found in the store in time."""
+
+BATCH = 1000
+EXPIRY_INTERVAL = 30 * SECOND
+EXPIRY_BATCH = 200
+
+
+class Upkeep:
+    """Owns the background loops of one partition."""
+
+    def __init__(self, partition: Partition, store: Store, lease: Lease, lease_time: int) -> None:
+        self._partition = partition
+        self._store = store
+        self._lease = lease
+        self._lease_time = lease_time
+        self._clock = partition.clock
+        self._tasks: list[asyncio.Task[None]] = []
+        self._sleeping: dict[RunKey, Entry] = {}
+        self._scanned_until = 0
+        partition.on_evicted = self._evicted
+        self._spawn(self._keep_lease(), "lease")
+
+    def start(self) -> None:
+        self._scanned_until = self._clock.now() + HORIZON
+        self._spawn(self._find_ready(), "ready")
+        self._spawn(self._find_due(), "due")
+        self._spawn(self._remove_expired(), "expiry")
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def release(self) -> None:
+        if not self._partition.writer.is_fenced:
+            await self._store.release_lease(self._lease)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(coroutine, name=f"{name}-{self._partition.number}"))
+
+    async def _until(self, at: int) -> None:
+        """Wait on the server's clock, which may be a virtual one."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        alarm = self._clock.call_at(at, lambda: done.done() or done.set_result(None))
+        try:
+            await done
+        finally:
+            alarm.cancel()
+
+    # -- lease ------------------------------------------------------------------------------------------
+    async def _keep_lease(self) -> None:
+        while True:
+            await self._until(self._clock.now() + self._lease_time // 3)
+            try:
+                kept = await self._store.renew_lease(self._lease, self._clock.now() + self._lease_time)
+            except StoreError as error:
+                log.warning("cannot renew the lease of partition %d: %s", self._lease.partition, error)
+                continue
+            if not kept:
+                self._partition.writer.fence()
+                return
+
+    # -- sleeping executions ------------------------------------------------------------------------------
+    def _evicted(self, key: RunKey, wake_at: int | None, ready: bool) -> None:
+        if ready:
+            # Work that waits for a worker is already in its task queue; the store knows it too.
+            return
+        if wake_at is not None and wake_at < self._scanned_until:
+            self._sleep(key, wake_at)
+
+    def _sleep(self, key: RunKey, wake_at: int) -> None:
+        if key not in self._sleeping:
+            self._sleeping[key] = self._partition.timers.add(wake_at, lambda entry: self._wake(key))
+
+    def _wake(self, key: RunKey) -> None:
+        self._sleeping.pop(key, None)
+        self._partition.spawn(self._load(key))
+
+    async def _load(self, key: RunKey) -> None:
+        """Loading derives the jobs, and those that are due run."""
+        try:
+            await self._partition.loader.chain(key.chain, key.run_id)
+        except Exception as error:
+            log.warning("cannot load %s: %s; trying again", key, error)
+            self._sleep(key, self._clock.now() + SECOND)
+
+    async def _find_due(self) -> None:
+        """Every half horizon, put an entry into the timers for each sleeping execution that wakes up within the next one."""
+        while True:
+            try:
+                headers = await self._store.find_due(self._partition.slots, self._scanned_until, BATCH * 100)
+                for header in headers:
+                    if header.wake_at is not None and not self._in_memory(header):
+                        self._sleep(_run_key(header), header.wake_at)
+            except StoreError as error:
+                log.warning("cannot look for sleeping executions: %s", error)
+            await self._until(self._scanned_until - HORIZON // 2)
+            self._scanned_until = self._clock.now() + HORIZON
+
+    async def _find_ready(self) -> None:
+        """After a start: load what had work to hand out, a batch at a time, while calls are already being served."""
+        after = 0
+        while True:
+            try:
+                headers = await self._store.find_ready(self._partition.slots, after, BATCH)
+            except StoreError as error:
+                log.warning("cannot look for waiting work: %s; trying again", error)
+                await self._until(self._clock.now() + SECOND)
+                continue
+            for header in headers:
+                after = header.uid
+                if not self._in_memory(header):
+                    await self._load(_run_key(header))
+                    self._partition.cache.trim()
+            if len(headers) < BATCH:
+                return
+
+    def _in_memory(self, header: Header) -> bool:
+        chain = self._partition.cache.chains.get(ChainKey(header.namespace_id, header.kind, header.business_id))
+        return chain is not None and header.run_id in chain.runs
+
+    # -- expiry -------------------------------------------------------------------------------------------
+    async def _remove_expired(self) -> None:
+        while True:
+            try:
+                headers = await self._store.find_expired(self._partition.slots, self._clock.now(), EXPIRY_BATCH)
+                for header in headers:
+                    await self._partition.delete(_run_key(header))
+            except (StoreError, LeaseLost, ApiError) as error:
+                log.warning("cannot remove expired executions: %s", error)
+                headers = []
+            if len(headers) < EXPIRY_BATCH:
+                await self._until(self._clock.now() + EXPIRY_INTERVAL)
+
+
+def _run_key(header: Header) -> RunKey:
+    return RunKey(header.namespace_id, header.kind, header.business_id, header.run_id)

@@ -1,0 +1,202 @@
+"""One writer per partition: groups all that is ready into one commit, and moves the durable watermark.
+
+Transitions run ahead in memory; whoever must not speak before they are durable waits for their :class:`Group`. While one group is being committed,
+the next one fills up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from perdure.core.clock import Clock
+from perdure.core.errors import unavailable
+from perdure.store.protocol import Commit, CommitUnknown, Header, JournalRow, Lease, LeaseLost, SideRow, Store, StoreError
+
+if TYPE_CHECKING:
+    from perdure.engine.live import AnyExecution
+
+log = logging.getLogger(__name__)
+
+RESOLVE_RETRY_SECONDS = 0.2
+
+
+class CommitObserver(Protocol):
+    """Told of every commit, for metrics. seconds: from hand-over to the answer."""
+
+    def committed(self, rows: int, executions: int, seconds: float) -> None: ...
+
+    def commit_failed(self) -> None: ...
+
+
+class Group:
+    """What becomes durable together."""
+
+    __slots__ = ("commit", "effects", "executions", "finished", "headers", "number")
+
+    def __init__(self, number: int, partition: int, epoch: int) -> None:
+        self.number = number
+        self.commit = Commit(partition, epoch, number)
+        self.headers: dict[int, Header] = {}
+        self.executions: dict[int, AnyExecution] = {}
+        self.effects: list[Callable[[], None]] = []
+        #: Ends when the group is durable; raises an ApiError (UNAVAILABLE) when it did not become so.
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def add_row(self, row: JournalRow) -> None:
+        self.commit.journal.append(row)
+
+    def add_header(self, header: Header) -> None:
+        self.headers[header.uid] = header
+
+    def add_side(self, row: SideRow) -> None:
+        self.commit.side.append(row)
+
+
+class Writer:
+    """Commits groups one after the other.
+
+    on_durable(group): called after each commit, before the group's effects. on_failed(groups): called when a commit did not happen; the groups
+    (the failed one and the one that filled up meanwhile) are lost, and their executions must be dropped. on_fenced(): the lease is gone for good.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        lease: Lease,
+        clock: Clock,
+        *,
+        on_durable: Callable[[Group], None],
+        on_failed: Callable[[list[Group]], None],
+        on_fenced: Callable[[], None],
+        observer: CommitObserver | None = None,
+    ) -> None:
+        self._store = store
+        self._lease = lease
+        self._clock = clock
+        self._on_durable = on_durable
+        self._on_failed = on_failed
+        self._on_fenced = on_fenced
+        self._observer = observer
+        self._number = lease.commit_number
+        self._open: Group | None = None
+        self._in_flight: Group | None = None
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._fenced = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"writer-{self._lease.partition}")
+
+    @property
+    def is_fenced(self) -> bool:
+        return self._fenced
+
+    def open_group(self) -> Group:
+        """The group that the present step goes into. Raises ApiError when this partition has been taken over."""
+        if self._fenced:
+            raise unavailable("This server no longer owns the partition of that execution; connect to the server that took over and try again.")
+        if self._open is None:
+            self._number += 1
+            self._open = Group(self._number, self._lease.partition, self._lease.epoch)
+            self._idle.clear()
+            self._wake.set()
+        return self._open
+
+    def fence(self) -> None:
+        """Stop for good: the lease is gone."""
+        if not self._fenced:
+            self._fenced = True
+            if self._open is not None:
+                self._fail(self._open)
+            self._on_fenced()
+
+    async def drain(self) -> None:
+        """Wait until everything handed over so far is durable or has failed."""
+        await self._idle.wait()
+
+    async def stop(self) -> None:
+        """Commit what is open and end."""
+        if self._task is None:
+            return
+        if not self._fenced:
+            await self.drain()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._open is not None:
+                group, self._open = self._open, None
+                self._in_flight = group
+                await self._commit(group)
+                self._in_flight = None
+            self._idle.set()
+
+    async def _commit(self, group: Group) -> None:
+        commit = group.commit
+        commit.headers = list(group.headers.values())
+        started = self._clock.now()
+        try:
+            try:
+                await self._store.commit(commit)
+            except CommitUnknown:
+                await self._resolve(group)
+        except LeaseLost as error:
+            log.error("partition %d was taken over: %s", self._lease.partition, error)
+            self._fenced = True
+            self._fail(group)
+            self._on_fenced()
+            return
+        except StoreError as error:
+            log.error("commit %d failed: %s", group.number, error)
+            self._fail(group)
+            return
+        except Exception:
+            log.exception("commit %d failed", group.number)
+            self._fail(group)
+            return
+        if self._observer is not None:
+            rows = len(commit.journal) + len(commit.headers) + len(commit.side) + len(commit.snapshots)
+            self._observer.committed(rows, len(group.executions), (self._clock.now() - started) / 1e9)
+        self._on_durable(group)
+        for effect in group.effects:
+            effect()
+        group.finished.set_result(None)
+
+    async def _resolve(self, group: Group) -> None:
+        """The outcome of a commit is unknown: read the store until it says whether it happened. Raises StoreError when it did not."""
+        log.warning("the outcome of commit %d is unknown; reading it back", group.number)
+        while True:
+            try:
+                lease = await self._store.read_lease(self._lease.partition)
+                break
+            except StoreError as error:
+                log.warning("cannot read the outcome of commit %d yet: %s", group.number, error)
+                await asyncio.sleep(RESOLVE_RETRY_SECONDS)
+        if lease is None or lease.epoch != self._lease.epoch:
+            raise LeaseLost(f"partition {self._lease.partition} has a new owner")
+        if lease.commit_number != group.number:
+            raise StoreError("the connection broke and the commit did not happen")
+
+    def _fail(self, group: Group) -> None:
+        """Undo everything that is not durable: this group and the one that was built upon it."""
+        groups = [group]
+        if self._open is not None and self._open is not group:
+            groups.append(self._open)
+        self._open = None
+        if self._observer is not None:
+            self._observer.commit_failed()
+        self._on_failed(groups)
+        for lost in groups:
+            lost.finished.set_exception(
+                unavailable("The store could not commit this request; nothing of it happened. Try again with the same request id.")
+            )
+            lost.finished.exception()  # nobody may be waiting; that is fine
