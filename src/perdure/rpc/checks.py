@@ -1,0 +1,122 @@
+"""What is checked of every call before its handler sees it, in the official server's order: namespace, client version, poll deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from perdure.core.call import Call, Method
+from perdure.core.clock import SECOND, Clock
+from perdure.core.errors import ApiError, Code, failed_precondition, invalid_argument, namespace_not_found
+from perdure.rpc.client_versions import check_client_version
+
+NAMESPACE_LENGTH_LIMIT = 1000
+"""Bytes of UTF-8; the limit of all ids."""
+
+SHORTEST_LONG_POLL = 2 * SECOND
+
+Check = Callable[[Any, Call], None]
+"""Raises :class:`ApiError`, or lets the call pass; may fill in :class:`Call`."""
+
+
+class NamespaceLookup(Protocol):
+    """Where the checks find a namespace."""
+
+    def id_of(self, name: str) -> str | None:
+        """The id of the namespace of that name, None when there is none. Looks only into memory."""
+        ...
+
+
+TokenNamespace = Callable[[bytes], str]
+"""task token → id of the namespace it was made for. Raises ValueError for bytes that are no task token."""
+
+# These name a namespace that need not exist, or may be named by its id: their handlers look it up.
+_LOOKED_UP_BY_HANDLER = frozenset({"RegisterNamespace", "DescribeNamespace", "DeleteNamespace"})
+_WITHOUT_NAMESPACE_NOT_SET = frozenset({"UpdateNamespace", "DeprecateNamespace"}) | _LOOKED_UP_BY_HANDLER
+_NAMESPACE_OPTIONAL = frozenset({"AddSearchAttributes", "RemoveSearchAttributes", "ListSearchAttributes"})
+_NAMESPACE_ID_FIELDS = {"DescribeNamespace": "id", "DeleteNamespace": "namespace_id"}
+_POLLS = frozenset({"PollWorkflowTaskQueue", "PollActivityTaskQueue", "PollNexusTaskQueue"})
+
+
+class Checks:
+    """Builds the checks of each RPC from the fields that its request has.
+
+    namespaces: finds namespaces by name. token_namespace: reads the namespace id out of a task token.
+    """
+
+    def __init__(self, namespaces: NamespaceLookup, clock: Clock, token_namespace: TokenNamespace) -> None:
+        self._namespaces = namespaces
+        self._clock = clock
+        self._token_namespace = token_namespace
+
+    def of(self, method: Method) -> tuple[Check, ...]:
+        """The checks of one RPC, in the order to make them."""
+        fields = method.request_type.DESCRIPTOR.fields_by_name
+        checks: list[Check] = []
+        if "namespace" in fields and "task_token" in fields:
+            checks.append(self._namespace_or_token)
+        elif "namespace" in fields:
+            checks.append(self._namespace_check(method.name))
+        checks.append(check_client_version)
+        if method.name in _POLLS:
+            checks.append(self._poll_deadline)
+        return tuple(checks)
+
+    def _namespace_check(self, method: str) -> Check:
+        id_field = _NAMESPACE_ID_FIELDS.get(method)
+        empty = "Namespace not set on request." if method in _WITHOUT_NAMESPACE_NOT_SET else "Namespace is empty."
+        may_be_empty = method in _NAMESPACE_OPTIONAL
+
+        def check(request: Any, call: Call) -> None:
+            name: str = request.namespace
+            if not name:
+                if may_be_empty or (id_field is not None and getattr(request, id_field)):
+                    return
+                raise invalid_argument(empty)
+            _check_length(name)
+            call.namespace_id = self._find(name)
+
+        def check_length_only(request: Any, call: Call) -> None:
+            name: str = request.namespace
+            if not name and not (id_field is not None and getattr(request, id_field)):
+                raise invalid_argument(empty)
+            _check_length(name)
+
+        return check_length_only if method in _LOOKED_UP_BY_HANDLER else check
+
+    def _namespace_or_token(self, request: Any, call: Call) -> None:
+        name: str = request.namespace
+        named = ""
+        if name:
+            _check_length(name)
+            named = self._find(name)
+        token: bytes = request.task_token
+        if not token:
+            raise invalid_argument("Task token not set on request.")
+        try:
+            owner = self._token_namespace(token)
+        except ValueError:
+            raise invalid_argument("Error deserializing task token.") from None
+        if not owner:
+            raise invalid_argument("Namespace not set on request.")
+        if named and named != owner:
+            raise invalid_argument("Operation requested with a token from a different namespace.")
+        call.namespace_id = owner
+
+    def _find(self, name: str) -> str:
+        found = self._namespaces.id_of(name)
+        if found is None:
+            raise namespace_not_found(name)
+        return found
+
+    def _poll_deadline(self, request: Any, call: Call) -> None:
+        if call.deadline is None:
+            raise ApiError(Code.INVALID_ARGUMENT, "Context timeout is not set.")
+        if call.deadline - self._clock.now() < SHORTEST_LONG_POLL:
+            raise failed_precondition("Context timeout is too short.")
+
+
+def _check_length(name: str) -> None:
+    # Only a name with enough characters to reach the limit in bytes needs to be encoded (4 bytes at most each).
+    if len(name) * 4 > NAMESPACE_LENGTH_LIMIT and len(name.encode()) > NAMESPACE_LENGTH_LIMIT:
+        raise invalid_argument("Namespace length exceeds limit.")
