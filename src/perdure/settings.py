@@ -37,7 +37,7 @@ class SettingsError(ValueError):
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything a server is started with.
 
-    ip: the address that gRPC and metrics listen on. grpc_port, metrics_port: 0 takes any free port; metrics_port None serves no metrics.
+    ip: the address that gRPC and metrics listen on. grpc_port, metrics_port: 0 takes any free port; metrics_port None ("off") serves no metrics.
     database: "" for memory, a ``postgresql://`` URL, or the path of a SQLite file. sqlite_pragmas: name → value, on top of the
     server's own. namespaces: created at start where missing, with namespace_retention (ns) and search_attributes (name → type).
     dynamic_config: the official server's keys → JSON values; limits: what follows from them (never given directly in a file).
@@ -189,7 +189,7 @@ def _from_text(key: str, variable: str, text: str) -> Any:
             raise SettingsError(f"environment variable {variable}: not valid JSON: {error}") from None
     if key == "namespaces":
         return [part.strip() for part in text.split(",") if part.strip()]
-    if key in _DURATIONS:
+    if key in _DURATIONS or text == "off":
         return text
     try:
         return cast(object, msgspec.convert(text, _TYPES[key], strict=False))
@@ -202,6 +202,8 @@ def _checked(key: str, given: Given) -> Any:
     try:
         if key in _DURATIONS:
             return parse_duration(given.value)
+        if key == "metrics_port" and given.value == "off":
+            return None
         value: Any = msgspec.convert(given.value, _TYPES[key])
         return _CHECKS[key](value) if key in _CHECKS else value
     except msgspec.ValidationError as error:

@@ -1,0 +1,77 @@
+"""Runs a server in the foreground until a signal stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+
+from perdure import __version__
+from perdure.app import Server, StartError
+from perdure.cli.parser import CommandError
+from perdure.settings import ServerSettings
+from perdure.store.protocol import StoreOpenError
+
+# SIGHUP: the terminal was closed; the official development server stops on it too.
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run_server(settings: ServerSettings) -> int:
+    """Serve until SIGINT, SIGTERM or SIGHUP, then drain. Returns exit code 0. Raises CommandError when the server cannot start."""
+    import uvloop
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(settings))
+    except (StartError, StoreOpenError) as error:
+        raise CommandError(str(error)) from None
+
+
+async def _serve(settings: ServerSettings) -> int:
+    stop = _stop_on_signals()
+    try:
+        async with Server(settings) as server:
+            print(_banner(settings, server.grpc_address, server.metrics_address), flush=True)
+            await stop.wait()
+    except asyncio.CancelledError:
+        # A second signal: whoever stops the server does not want to wait for calls in progress. Nothing acknowledged is lost.
+        print("perdure: stopped without waiting for calls in progress", file=sys.stderr)
+    return 0
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """Set by the first stop signal; the second one cancels the calling task."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+
+    def on_signal() -> None:
+        if stop.is_set():
+            task.cancel()
+        stop.set()
+
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, on_signal)
+    return stop
+
+
+def _banner(settings: ServerSettings, grpc_address: str, metrics_address: str | None) -> str:
+    """What people read, and what their scripts look for: the labels are those of the official development server."""
+    if settings.is_postgresql:
+        persistence = "PostgreSQL"
+    else:
+        persistence = settings.database or "in-memory"
+    lines = [
+        f"Perdure {__version__}",
+        "",
+        f"Temporal Server:      {_friendly(grpc_address)}",
+        f"Temporal Persistence: {persistence}",
+    ]
+    if metrics_address is not None:
+        lines.append(f"Temporal Metrics:     http://{_friendly(metrics_address)}/metrics")
+    return "\n".join(lines)
+
+
+def _friendly(address: str) -> str:
+    return address.replace("127.0.0.1:", "localhost:")

@@ -1,0 +1,157 @@
+"""``perdure server start-dev`` and ``perdure server start``: flags to settings, then run."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from perdure.cli.config import write_settings
+from perdure.cli.parser import USAGE_ERROR, CommandError, split_pairs
+from perdure.settings import (
+    CONFIG_FILE_VARIABLE,
+    Given,
+    LoadedSettings,
+    ServerSettings,
+    SettingsError,
+    load_settings,
+)
+
+_log = logging.getLogger("perdure.server")
+
+# What the official development server turns on, as far as it is a limit here.
+_DEV_DEFAULTS = ServerSettings(database="", metrics_port=0)
+
+
+def start_dev(arguments: argparse.Namespace) -> int:
+    """``perdure server start-dev``; returns the exit code."""
+    loaded = start_dev_settings(arguments)
+    if arguments.log_config:
+        write_settings(loaded, sys.stderr, with_origin=False)
+    return _run(loaded.settings, _notices(arguments, loaded.settings))
+
+
+def start(arguments: argparse.Namespace) -> int:
+    """``perdure server start``; returns the exit code."""
+    settings = start_settings(arguments).settings
+    if not settings.is_loopback and not settings.allow_no_auth:
+        raise CommandError(
+            f"refusing to listen on {settings.ip}: everyone who reaches it could read and change everything, as callers do not have to "
+            "identify themselves; listen on 127.0.0.1, or accept that with --allow-no-auth"
+        )
+    return _run(settings, [])
+
+
+def start_dev_settings(arguments: argparse.Namespace) -> LoadedSettings:
+    """Settings from the flags alone. Raises CommandError."""
+    flags = _shared_flags(arguments)
+    flags["ip"] = Given(arguments.ip, "flag --ip")
+    flags["grpc_port"] = Given(arguments.port, "flag --port")
+    flags["metrics_port"] = Given(arguments.metrics_port, "flag --metrics-port")
+    flags["database"] = Given(_development_file(arguments.db_filename), "flag --db-filename")
+    # "default" is always there, whatever else is asked for.
+    flags["namespaces"] = Given(list(dict.fromkeys(["default", *arguments.namespace])), "flag --namespace")
+    try:
+        return load_settings(flags=flags, defaults=_DEV_DEFAULTS)
+    except SettingsError as error:
+        raise CommandError(str(error), USAGE_ERROR) from None
+
+
+def start_settings(arguments: argparse.Namespace) -> LoadedSettings:
+    """Settings from flags, environment and file. Raises CommandError."""
+    flags = _shared_flags(arguments)
+    for name, key in _START_FLAGS.items():
+        value = getattr(arguments, name)
+        if value is not None:
+            flags[key] = Given(_port_number(value) if key == "metrics_port" else value, f"flag --{name.replace('_', '-')}")
+    if arguments.allow_no_auth:
+        flags["allow_no_auth"] = Given(True, "flag --allow-no-auth")
+    if arguments.namespace:
+        flags["namespaces"] = Given(arguments.namespace, "flag --namespace")
+    file = arguments.config or os.environ.get(CONFIG_FILE_VARIABLE)
+    try:
+        return load_settings(flags=flags, environment=os.environ, file=Path(file) if file else None)
+    except SettingsError as error:
+        raise CommandError(str(error), USAGE_ERROR) from None
+
+
+_START_FLAGS = {
+    "database": "database",
+    "ip": "ip",
+    "port": "grpc_port",
+    "metrics_port": "metrics_port",
+    "retention": "namespace_retention",
+    "cache_size": "cache_size_bytes",
+    "drain_timeout": "drain_timeout",
+}
+
+
+def _shared_flags(arguments: argparse.Namespace) -> dict[str, Given]:
+    flags: dict[str, Given] = {}
+    for key, flag, pairs in (
+        ("sqlite_pragmas", "--sqlite-pragma", arguments.sqlite_pragma),
+        ("search_attributes", "--search-attribute", arguments.search_attribute),
+    ):
+        if pairs:
+            flags[key] = Given(split_pairs(flag, pairs), f"flag {flag}")
+    if arguments.dynamic_config_value:
+        flags["dynamic_config"] = Given(_dynamic_config(arguments.dynamic_config_value), "flag --dynamic-config-value")
+    for key in ("log_level", "log_format"):
+        if getattr(arguments, key) is not None:
+            flags[key] = Given(getattr(arguments, key), f"flag --{key.replace('_', '-')}")
+    return flags
+
+
+def _dynamic_config(pairs: Sequence[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, text in split_pairs("--dynamic-config-value", pairs).items():
+        try:
+            values[key] = msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            raise CommandError(
+                f"--dynamic-config-value {key}: {text} is not JSON; text needs quotes of its own, such as {key}='\"{text}\"'", USAGE_ERROR
+            ) from None
+    return values
+
+
+def _development_file(name: str) -> str:
+    """The path as given; the official server makes the file but not its directory."""
+    if name and "://" not in name and not Path(name).absolute().parent.is_dir():
+        raise CommandError(f"cannot open {name}: the directory {Path(name).parent} does not exist; create it first")
+    return name
+
+
+def _port_number(text: str) -> int | str:
+    return int(text) if text.isdigit() else text
+
+
+def _notices(arguments: argparse.Namespace, settings: ServerSettings) -> list[tuple[int, str]]:
+    """What a person should know about the flags given: (log level, line)."""
+    notices: list[tuple[int, str]] = []
+    if arguments.ui_port is not None:
+        # SDKs always give it; at their level (warn) this stays silent.
+        notices.append((logging.INFO, "--ui-port has no effect: the web UI is not built yet"))
+    ui_flags = ("ui_ip", "ui_public_path", "ui_asset_path", "ui_codec_endpoint", "ui_disable_news_fetch")
+    if given := [f"--{name.replace('_', '-')}" for name in ui_flags if getattr(arguments, name)]:
+        notices.append((logging.WARNING, f"no effect of {', '.join(given)}: the web UI is not built yet"))
+    if arguments.http_port is not None:
+        notices.append((logging.WARNING, "--http-port has no effect: the HTTP API is not built yet"))
+    if not settings.is_loopback:
+        notices.append((logging.WARNING, f"listening on {settings.ip}: everyone who reaches this machine can use the server without a key"))
+    return notices
+
+
+def _run(settings: ServerSettings, notices: Sequence[tuple[int, str]]) -> int:
+    from perdure.cli.logs import configure_logs
+    from perdure.cli.run import run_server
+
+    configure_logs(settings.log_level, settings.log_format)
+    for level, line in notices:
+        _log.log(level, line)
+    return run_server(settings)
