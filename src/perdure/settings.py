@@ -37,7 +37,7 @@ class SettingsError(ValueError):
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything a server is started with.
 
-    ip: the address that gRPC and metrics listen on. grpc_port, metrics_port: 0 takes any free port; metrics_port None ("off") serves no metrics.
+    ip: the address that gRPC and metrics listen on. grpc_port, metrics_port: 0 takes any free port; metrics_port None: no metrics.
     database: "" for memory, a ``postgresql://`` URL, or the path of a SQLite file. sqlite_pragmas: name → value, on top of the
     server's own. namespaces: created at start where missing, with namespace_retention (ns) and search_attributes (name → type).
     dynamic_config: the official server's keys → JSON values; limits: what follows from them (never given directly in a file).
@@ -74,9 +74,11 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 KEYS: tuple[str, ...] = tuple(name for name in ServerSettings.__struct_fields__ if name != "limits")
 """What a file, the environment and flags may set."""
 
+DURATION_KEYS = frozenset({"namespace_retention", "drain_timeout"})
+"""Keys that people give as a duration ("24h") and the server holds in nanoseconds."""
+
 _TYPES: Mapping[str, Any] = get_type_hints(ServerSettings, include_extras=True)
 _TABLES = frozenset({"sqlite_pragmas", "search_attributes", "dynamic_config"})
-_DURATIONS = frozenset({"namespace_retention", "drain_timeout"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,7 @@ def _from_text(key: str, variable: str, text: str) -> Any:
             raise SettingsError(f"environment variable {variable}: not valid JSON: {error}") from None
     if key == "namespaces":
         return [part.strip() for part in text.split(",") if part.strip()]
-    if key in _DURATIONS or text == "off":
+    if key in DURATION_KEYS or text == "off":
         return text
     try:
         return cast(object, msgspec.convert(text, _TYPES[key], strict=False))
@@ -200,7 +202,7 @@ def _from_text(key: str, variable: str, text: str) -> Any:
 def _checked(key: str, given: Given) -> Any:
     """The value in its own type. Raises SettingsError with its origin."""
     try:
-        if key in _DURATIONS:
+        if key in DURATION_KEYS:
             return parse_duration(given.value)
         if key == "metrics_port" and given.value == "off":
             return None

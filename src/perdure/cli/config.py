@@ -10,8 +10,8 @@ from typing import Any, TextIO
 
 import msgspec
 
-from perdure.core.limits import keys_of
-from perdure.settings import KEYS, LoadedSettings
+from perdure.core.limits import format_duration, keys_of
+from perdure.settings import DURATION_KEYS, KEYS, LoadedSettings
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -24,7 +24,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 def write_settings(loaded: LoadedSettings, output: TextIO, *, with_origin: bool) -> None:
     """Every setting in the form of a configuration file, then every limit as a comment with its official key."""
-    lines = [(f"{key} = {_value(getattr(loaded.settings, key))}", loaded.origins[key]) for key in KEYS]
+    lines = [(f"{key} = {_value(key, getattr(loaded.settings, key))}", loaded.origins[key]) for key in KEYS]
     width = min(max(len(text) for text, _ in lines), 60) if with_origin else 0
     for text, origin in lines:
         print(f"{text:{width}}  # {origin}" if with_origin else text, file=output)
@@ -32,16 +32,22 @@ def write_settings(loaded: LoadedSettings, output: TextIO, *, with_origin: bool)
     for limit in dataclasses.fields(loaded.settings.limits):
         keys = keys_of(limit.name)
         origins = [loaded.origins[f"dynamic_config.{key}"] for key in keys if f"dynamic_config.{key}" in loaded.origins]
-        text = f"# {limit.name} = {_value(getattr(loaded.settings.limits, limit.name))} ({' or '.join(keys) or 'fixed'})"
+        text = f"# {limit.name} = {_value(limit.name, getattr(loaded.settings.limits, limit.name))} ({' or '.join(keys) or 'fixed'})"
         print(f"{text}  # {origins[-1] if origins else 'default'}" if with_origin else text, file=output)
 
 
-def _value(value: Any) -> str:
+def _value(name: str, value: Any) -> str:
+    if name in DURATION_KEYS or name.endswith("_ns"):
+        return f'"{format_duration(value)}"'
+    return _toml(value)
+
+
+def _toml(value: Any) -> str:
     """As TOML writes it, as far as it can: a table in one line; nothing set is off. Passwords in URLs are not shown."""
     if value is None:
         return '"off"'
     if isinstance(value, dict):
-        return "{" + ", ".join(f'"{name}" = {_value(entry)}' for name, entry in value.items()) + "}"  # pyright: ignore[reportUnknownVariableType]
+        return "{" + ", ".join(f'"{name}" = {_toml(entry)}' for name, entry in value.items()) + "}"  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, str):
         value = re.sub(r"(://[^/:@]*):[^@/]*@", r"\1:…@", value)
     return msgspec.json.encode(value).decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from perdure.cli.server_flags import add_start_dev_flags, add_start_flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. argv: without the program's name; the process's own by default. Returns the exit code: 0, 1, or 2 for a usage error."""
+    """Run one command; returns the exit code: 0, 1, or 2 for a usage error. argv: without the program's name; default: the process's."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _run(arguments)
@@ -21,6 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # The reader has seen enough (`| head`). Python must not meet the closed pipe again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _run(arguments: list[str]) -> int:
@@ -102,9 +107,8 @@ def _version() -> str:
     return __version__
 
 
-_START_DEV = (
-    "A server for development. Takes the flags of the official development server; listens on this machine only unless --ip says otherwise."
-)
+_START_DEV = """A server for development. Takes the flags of the official development server; listens on this machine only unless --ip
+says otherwise."""
 _START_DEV_EXAMPLES = """examples:
   perdure server start-dev
   perdure server start-dev --db-filename dev.db --namespace orders --search-attribute CustomerId=Keyword

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from urllib.parse import urlsplit
 
 from perdure import __version__
 from perdure.app import Server, StartError
@@ -58,19 +59,22 @@ def _stop_on_signals() -> asyncio.Event:
 
 def _banner(settings: ServerSettings, grpc_address: str, metrics_address: str | None) -> str:
     """What people read, and what their scripts look for: the labels are those of the official development server."""
-    if settings.is_postgresql:
-        persistence = "PostgreSQL"
-    else:
-        persistence = settings.database or "in-memory"
     lines = [
         f"Perdure {__version__}",
         "",
         f"Temporal Server:      {_friendly(grpc_address)}",
-        f"Temporal Persistence: {persistence}",
+        f"Temporal Persistence: {_persistence(settings)}",
     ]
     if metrics_address is not None:
         lines.append(f"Temporal Metrics:     http://{_friendly(metrics_address)}/metrics")
     return "\n".join(lines)
+
+
+def _persistence(settings: ServerSettings) -> str:
+    if not settings.is_postgresql:
+        return settings.database or "in-memory"
+    url = urlsplit(settings.database)
+    return f"PostgreSQL {url.hostname or 'localhost'}{url.path}"
 
 
 def _friendly(address: str) -> str:

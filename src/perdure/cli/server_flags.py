@@ -53,7 +53,7 @@ def _add_shared_flags(parser: Parser) -> None:
         nargs="+",
         default=[],
         metavar="NAME=TYPE",
-        help="Text, Keyword, Int, Double, Bool, …; repeat",
+        help="such as Region=Keyword; repeat",
     )
     parser.add_argument("--sqlite-pragma", action="append", default=[], metavar="NAME=VALUE", help="such as synchronous=1; repeat")
     parser.add_argument(
@@ -61,7 +61,7 @@ def _add_shared_flags(parser: Parser) -> None:
         action="append",
         default=[],
         metavar="KEY=JSON",
-        help="an official key, such as limit.maxIDLength=255; repeat",
+        help="such as limit.maxIDLength=255; repeat",
     )
 
 

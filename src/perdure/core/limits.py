@@ -244,6 +244,14 @@ def parse_duration(value: object) -> int:
     raise ValueError('a duration such as "10s", "1m30s" or a number of seconds')
 
 
+def format_duration(nanoseconds: int) -> str:
+    """Text that :func:`parse_duration` reads back, in the largest unit that holds it without a fraction: ``"24h"``, ``"1500ms"``."""
+    for unit in ("h", "m", "s", "ms", "us"):
+        if nanoseconds and nanoseconds % _UNITS[unit] == 0:
+            return f"{nanoseconds // _UNITS[unit]}{unit}"
+    return f"{nanoseconds}ns" if nanoseconds else "0s"
+
+
 _UNITS = {"d": DAY, "h": HOUR, "m": MINUTE, "s": SECOND, "ms": MILLISECOND, "us": MICROSECOND, "µs": MICROSECOND, "ns": 1}
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)")
 
