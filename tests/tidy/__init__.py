@@ -1,0 +1,1 @@
+"""Tests of the source itself: its layers, sizes, words and links."""
