@@ -16,15 +16,17 @@ class _DeferredPackage(ModuleType):
     """A package whose submodules can be imported at once, and whose own code runs when one of its own names is first asked for."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        # The import system asks every package for such names; only the version is one that the package itself defines.
+        if name.startswith("__") and name != "__version__":
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         spec = self.__spec__
-        assert spec is not None and spec.loader is not None
-        self.__class__ = ModuleType
+        assert spec is not None
+        assert spec.loader is not None
+        object.__setattr__(self, "__class__", ModuleType)  # so that the package's own code does not end up here again
         try:
             spec.loader.exec_module(self)
         except BaseException:
-            self.__class__ = _DeferredPackage
+            object.__setattr__(self, "__class__", _DeferredPackage)
             raise
         return getattr(self, name)
 

@@ -144,7 +144,10 @@ class Registry:
         self.before_render: list[Callable[[], None]] = []
 
     def counter(self, name: str, help_text: str, *label_names: str, service_name: str = "") -> Family[Counter]:
-        """A new family of counters. service_name: the value of the label of that name, which is constant. Raises ValueError for a taken name."""
+        """A new family of counters.
+
+        service_name: the value of the constant label of that name, if any. Raises ValueError for a taken name.
+        """
         return self._add(Family(name, help_text, Counter.kind, label_names, _constant(service_name), Counter))
 
     def gauge(self, name: str, help_text: str, *label_names: str, service_name: str = "") -> Family[Gauge]:
@@ -154,7 +157,7 @@ class Registry:
     def histogram(
         self, name: str, help_text: str, *label_names: str, service_name: str = "", bounds: Sequence[float] = LATENCY_BUCKETS
     ) -> Family[Histogram]:
-        """A new family of histograms; see :meth:`counter`. bounds: ascending upper bounds of the buckets, in seconds unless said otherwise."""
+        """A new family of histograms; see :meth:`counter`. bounds: ascending upper bounds of the buckets."""
         return self._add(Family(name, help_text, Histogram.kind, label_names, _constant(service_name), lambda: Histogram(bounds)))
 
     F = TypeVar("F", Family[Counter], Family[Gauge], Family[Histogram])

@@ -8,10 +8,8 @@ from typing import Any, Protocol
 from perdure.core.call import Call, Method
 from perdure.core.clock import SECOND, Clock
 from perdure.core.errors import ApiError, Code, failed_precondition, invalid_argument, namespace_not_found
+from perdure.core.limits import Limits
 from perdure.rpc.client_versions import check_client_version
-
-NAMESPACE_LENGTH_LIMIT = 1000
-"""Bytes of UTF-8; the limit of all ids."""
 
 SHORTEST_LONG_POLL = 2 * SECOND
 
@@ -44,10 +42,11 @@ class Checks:
     namespaces: finds namespaces by name. token_namespace: reads the namespace id out of a task token.
     """
 
-    def __init__(self, namespaces: NamespaceLookup, clock: Clock, token_namespace: TokenNamespace) -> None:
+    def __init__(self, namespaces: NamespaceLookup, token_namespace: TokenNamespace, clock: Clock, limits: Limits) -> None:
         self._namespaces = namespaces
-        self._clock = clock
         self._token_namespace = token_namespace
+        self._clock = clock
+        self._length_limit = limits.max_id_length
 
     def of(self, method: Method) -> tuple[Check, ...]:
         """The checks of one RPC, in the order to make them."""
@@ -73,14 +72,14 @@ class Checks:
                 if may_be_empty or (id_field is not None and getattr(request, id_field)):
                     return
                 raise invalid_argument(empty)
-            _check_length(name)
+            self._check_length(name)
             call.namespace_id = self._find(name)
 
         def check_length_only(request: Any, call: Call) -> None:
             name: str = request.namespace
             if not name and not (id_field is not None and getattr(request, id_field)):
                 raise invalid_argument(empty)
-            _check_length(name)
+            self._check_length(name)
 
         return check_length_only if method in _LOOKED_UP_BY_HANDLER else check
 
@@ -88,7 +87,7 @@ class Checks:
         name: str = request.namespace
         named = ""
         if name:
-            _check_length(name)
+            self._check_length(name)
             named = self._find(name)
         token: bytes = request.task_token
         if not token:
@@ -115,8 +114,7 @@ class Checks:
         if call.deadline - self._clock.now() < SHORTEST_LONG_POLL:
             raise failed_precondition("Context timeout is too short.")
 
-
-def _check_length(name: str) -> None:
-    # Only a name with enough characters to reach the limit in bytes needs to be encoded (4 bytes at most each).
-    if len(name) * 4 > NAMESPACE_LENGTH_LIMIT and len(name.encode()) > NAMESPACE_LENGTH_LIMIT:
-        raise invalid_argument("Namespace length exceeds limit.")
+    def _check_length(self, name: str) -> None:
+        # The limit is in bytes; a character has four at most, so most names need not be encoded.
+        if len(name) * 4 > self._length_limit and len(name.encode()) > self._length_limit:
+            raise invalid_argument("Namespace length exceeds limit.")

@@ -11,22 +11,8 @@ from typing import Any
 from temporalio.api.errordetails import v1 as details
 
 from perdure.core.call import Call
+from perdure.core.compatibility import SERVER_VERSION, SUPPORTED_CLIENTS
 from perdure.core.errors import ApiError, Code, invalid_argument
-
-SERVER_VERSION = "1.32.0"
-"""The version of the official server whose API this one speaks; clients and the web UI switch features on it."""
-
-SUPPORTED_CLIENTS = {
-    "temporal-go": "<2.0.0",
-    "temporal-java": "<2.0.0",
-    "temporal-php": "<2.0.0",
-    "temporal-typescript": "<2.0.0",
-    "temporal-cli": "<2.0.0",
-    "temporal-server": "<2.0.0",
-    "temporal-ui": "<3.0.0",
-    "Nexus-go-sdk": "<2.0.0",
-}
-"""Clients whose version is checked; others pass whatever they say."""
 
 Version = tuple[int, int, int, tuple[int, tuple[tuple[int, int, str], ...]]]
 """Compares as semantic versions do: a pre-release is less than its release, numbers in it are less than words."""
@@ -121,9 +107,7 @@ def _refusal(name: str, version: str, server_versions: str) -> ApiError | None:
             return ApiError(
                 Code.FAILED_PRECONDITION,
                 f"Server version {SERVER_VERSION} is not supported. Client supports server versions: {server_versions}",
-                details.ServerVersionNotSupportedFailure(
-                    server_version=SERVER_VERSION, client_supported_server_versions=server_versions
-                ),
+                details.ServerVersionNotSupportedFailure(server_version=SERVER_VERSION, client_supported_server_versions=server_versions),
             )
     return None
 

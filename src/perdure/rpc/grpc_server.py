@@ -7,7 +7,7 @@ import errno
 import logging
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -16,21 +16,18 @@ from google.protobuf.message import DecodeError, Message
 from perdure.core.call import Call, Handler, Method
 from perdure.core.clock import SECOND, Clock
 from perdure.core.errors import ApiError, Code
+from perdure.core.limits import Limits
 from perdure.rpc.dispatch import Dispatcher, bug
-from perdure.rpc.grpc_status import STATUS_CODES, trailers
+from perdure.rpc.grpc_status import to_wire
 from perdure.rpc.health import HealthService
 from perdure.rpc.reflection import ReflectionService
 
 log = logging.getLogger(__name__)
 
-MESSAGE_SIZE_LIMIT = 4 * 1024 * 1024
-"""Bytes of one request, after decompression; the official server's limit."""
-
 METADATA_SIZE_LIMIT = 1024 * 1024
 """Bytes of all headers of one request. gRPC's default of 16 KiB would refuse the longer tokens of some identity providers."""
 
 OPTIONS: list[tuple[str, int]] = [
-    ("grpc.max_receive_message_length", MESSAGE_SIZE_LIMIT),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_metadata_size", METADATA_SIZE_LIMIT),
     ("grpc.absolute_max_metadata_size", METADATA_SIZE_LIMIT),
@@ -65,6 +62,7 @@ class GrpcServer:
         self,
         dispatcher: Dispatcher,
         clock: Clock,
+        limits: Limits,
         *,
         on_drain: Drain | None = None,
         credentials: grpc.ServerCredentials | None = None,
@@ -74,6 +72,7 @@ class GrpcServer:
         self.health = HealthService(services)
         self._dispatcher = dispatcher
         self._clock = clock
+        self._limits = limits
         self._on_drain = on_drain
         self._credentials = credentials
         self._reflection = ReflectionService(services)
@@ -85,7 +84,10 @@ class GrpcServer:
         Raises :class:`ListenError`.
         """
         door = _Door(self._dispatcher, self._clock)
-        server = grpc.aio.server(handlers=[door, self.health, self._reflection, _Unknown(door.services)], options=OPTIONS)
+        handlers = [door, self.health, self._reflection, _Unknown(door.services)]
+        # gRPC holds a request against its limit before and after it unpacks it.
+        options = [*OPTIONS, ("grpc.max_receive_message_length", self._limits.grpc_message_bytes)]
+        server = grpc.aio.server(handlers=handlers, options=options)
         check_free(host, port)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
@@ -161,11 +163,7 @@ def _behaviour(method: Method, handler: Handler, clock: Clock) -> Callable[[byte
     async def behaviour(data: bytes, context: Context) -> bytes:
         task = asyncio.current_task()
         assert task is not None
-        try:
-            request = parse(data)
-        except DecodeError:
-            await _abort(context, _UNPARSABLE)
-        remaining = context.time_remaining()
+        remaining = cast("float | None", context.time_remaining())
         call = Call(
             name,
             dict(context.invocation_metadata()),  # type: ignore[arg-type]
@@ -173,10 +171,12 @@ def _behaviour(method: Method, handler: Handler, clock: Clock) -> Callable[[byte
             lambda: not (task.cancelling() or task.done()),
         )
         try:
-            response: Any = await handler(request, call)
+            response: Any = await handler(parse(data), call)
             return response if type(response) is bytes else response.SerializeToString()
         except ApiError as error:
             told = error
+        except DecodeError:
+            told = _UNPARSABLE
         except Exception as error:
             told = bug(name, error)
         await _abort(context, told)
@@ -186,7 +186,8 @@ def _behaviour(method: Method, handler: Handler, clock: Clock) -> Callable[[byte
 
 
 async def _abort(context: Context, error: ApiError) -> None:
-    await context.abort(STATUS_CODES[error.code], error.message, trailers(error))
+    code, message, trailers = to_wire(error)
+    await context.abort(code, message, trailers)
 
 
 # gRPC itself defines this code for a request that does not parse; see docs/decisions.

@@ -11,14 +11,24 @@ from perdure.core.errors import ApiError
 # ``temporal.api.common.v1.GrpcStatus`` is ``google.rpc.Status`` under another name: same fields, same bytes.
 
 STATUS_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
-NO_TRAILERS: tuple[tuple[str, bytes], ...] = ()
+
+MESSAGE_LENGTH_LIMIT = 4000
+"""Bytes. Clients refuse longer headers, and then show neither message nor code."""
+
+_TRUNCATED = "... <truncated>"
+
+WireStatus = tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]
 
 
-def trailers(error: ApiError) -> tuple[tuple[str, bytes], ...]:
-    """The trailing metadata of an error: its detail, or nothing at all."""
+def to_wire(error: ApiError) -> WireStatus:
+    """The status code, the message, and the trailing metadata: the error's detail, or nothing at all."""
+    message = error.message
+    if len(message) * 4 > MESSAGE_LENGTH_LIMIT and len(data := message.encode(errors="replace")) > MESSAGE_LENGTH_LIMIT:
+        message = data[: MESSAGE_LENGTH_LIMIT - len(_TRUNCATED)].decode(errors="ignore") + _TRUNCATED
+    code = STATUS_CODES[error.code]
     if error.detail is None:
-        return NO_TRAILERS
+        return code, message, ()
     packed = PackedMessage()
     packed.Pack(error.detail)
-    status = GrpcStatus(code=error.code, message=error.message, details=[packed])
-    return (("grpc-status-details-bin", status.SerializeToString()),)
+    status = GrpcStatus(code=error.code, message=message, details=[packed])
+    return code, message, (("grpc-status-details-bin", status.SerializeToString()),)

@@ -12,6 +12,13 @@ import grpc.aio
 SERVICE = "grpc.health.v1.Health"
 
 
+def _messages() -> Any:
+    # Imported when somebody asks: the first answered call of a starting server need not wait for it.
+    from grpc_health.v1 import health_pb2
+
+    return health_pb2
+
+
 class HealthService(grpc.GenericRpcHandler):
     """Answers for the given services, and for "" (the server as a whole). Not serving until it is told so."""
 
@@ -39,8 +46,7 @@ class HealthService(grpc.GenericRpcHandler):
         path = handler_call_details.method
         if not path.startswith(f"/{SERVICE}/"):
             return None
-        # Imported when somebody asks: 10 ms that the first answered call of a starting server need not wait for.
-        from grpc_health.v1 import health_pb2 as health
+        health = _messages()
 
         match path.rpartition("/")[2]:
             case "Check":
@@ -65,28 +71,28 @@ class HealthService(grpc.GenericRpcHandler):
                 return None
 
     def _status(self, service: str) -> Any:
-        from grpc_health.v1 import health_pb2 as health
+        health = _messages()
 
         if service not in self._services:
             return health.HealthCheckResponse.SERVICE_UNKNOWN
         return health.HealthCheckResponse.SERVING if self._is_serving else health.HealthCheckResponse.NOT_SERVING
 
     async def _check(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        from grpc_health.v1 import health_pb2 as health
+        health = _messages()
 
         if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return health.HealthCheckResponse(status=self._status(request.service))
 
     async def _list(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        from grpc_health.v1 import health_pb2 as health
+        health = _messages()
 
         return health.HealthListResponse(
             statuses={service: health.HealthCheckResponse(status=self._status(service)) for service in self._services}
         )
 
     async def _watch(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        from grpc_health.v1 import health_pb2 as health
+        health = _messages()
 
         told = None
         while not self._is_closed:

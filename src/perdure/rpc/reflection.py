@@ -27,7 +27,7 @@ class ReflectionService(grpc.GenericRpcHandler):
             from grpc_reflection.v1alpha import reflection_pb2 as reflection
             from grpc_reflection.v1alpha._async import ReflectionServicer
 
-            servicer = ReflectionServicer((*self._services, health.DESCRIPTOR.services_by_name["Health"].full_name, SERVICE))
+            servicer: Any = ReflectionServicer((*self._services, health.DESCRIPTOR.services_by_name["Health"].full_name, SERVICE))
             self._handler = grpc.stream_stream_rpc_method_handler(
                 servicer.ServerReflectionInfo,
                 reflection.ServerReflectionRequest.FromString,

@@ -1,0 +1,1 @@
+"""What a client asks about the server itself."""
