@@ -14,18 +14,24 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 SLOTS = 4096
-"""Executions are spread over so many slots by a hash of (namespace id, business id); a partition owns a range of them. Users never see it."""
+"""Executions are spread over so many slots by a hash of (namespace id, business id); a partition owns a range of them.
+
+Users never see it.
+"""
 
 
 class StoreError(Exception):
     """The store could not do what was asked; nothing of it happened."""
 
 
-class CommitUnknown(StoreError):
-    """The connection broke in the middle of a commit: it may or may not have happened. Ask :meth:`Store.last_commit`."""
+class CommitUnknown(StoreError):  # noqa: N818  the outcome is unknown, that is its name
+    """The connection broke in the middle of a commit: it may or may not have happened.
+
+    :meth:`Store.read_lease` tells: the commit happened if the lease remembers its commit_number.
+    """
 
 
-class LeaseLost(StoreError):
+class LeaseLost(StoreError):  # noqa: N818
     """Another server owns this partition now; the commit did not happen and none ever will."""
 
 
@@ -39,10 +45,11 @@ class Header:
 
     uid: the store's own key of the execution, unique and growing. slot: see SLOTS. kind: "workflow", later others.
     business_id: the workflow id (activity id, schedule id …). is_current: the run that a call without run id means; at most one per
-    (namespace_id, kind, business_id).
-    ready: work can be dispatched now. wake_at: the earliest moment something has to happen, None if never. expire_at: when a closed execution
-    is deleted. A header may be conservative (say ready or an early wake_at when there is nothing to do), never the opposite.
-    search_attributes: JSON text, name → value. memo: encoded temporal.api.common.v1.Memo. details: anything else visibility shows, encoded by the kind.
+    (namespace_id, kind, business_id). uid, slot, namespace_id, kind, business_id, run_id and start_at never change after the first commit.
+    ready: work can be dispatched now. wake_at: the earliest moment something has to happen, None if never. expire_at: when a closed
+    execution is deleted. A header may be conservative (say ready or an early wake_at when there is nothing to do), never the opposite.
+    search_attributes: JSON text, name → value. memo: encoded temporal.api.common.v1.Memo. details: anything else visibility shows, encoded
+    by the kind.
     Times are nanoseconds since the epoch; None where not set. status: the kind's own number (for workflows WorkflowExecutionStatus).
     """
 
@@ -125,9 +132,10 @@ class Resource:
 class Commit:
     """All that becomes durable together. Within one commit, `superseded` (uids that stop being current) is applied before `headers`.
 
-    partition, epoch, commit_number: the fence: the partition's lease must have this epoch; the store remembers commit_number in the same transaction.
-    journal rows may refuse nothing: a row that exists already (same uid and sequence) is a bug or a lost lease, and fails the commit.
-    deleted: uids of executions that are removed with all their rows.
+    partition, epoch, commit_number: the fence: the partition's lease must have this epoch; the store remembers commit_number in the same
+    transaction. journal rows may refuse nothing: a row that exists already (same uid and sequence) is a bug or a lost lease, and fails the
+    commit. deleted: uids of executions that are removed with all their rows, those of this commit included. Of several headers (side
+    rows, snapshots) of the same thing the last one counts; a header wins over `superseded`.
     """
 
     partition: int
@@ -143,7 +151,10 @@ class Commit:
 
 @dataclass(slots=True, frozen=True)
 class Lease:
-    """The right to write a partition. epoch grows with every new owner. expires_at: ns since the epoch. commit_number: of the last commit."""
+    """The right to write a partition.
+
+    epoch grows with every new owner. expires_at: ns since the epoch. commit_number: of the last commit, of whatever owner.
+    """
 
     partition: int
     epoch: int

@@ -1,0 +1,24 @@
+"""From what a user writes to the store it means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from perdure.store.protocol import Store
+
+
+def create_store(location: str, *, sqlite_pragmas: Mapping[str, str] | None = None) -> Store:
+    """The store at a location, not yet open.
+
+    location: "" or ":memory:" for memory, "postgresql://user:password@host:port/database" for PostgreSQL, anything else is the path of a
+    SQLite file.
+    sqlite_pragmas: SQLite settings, name → value; PostgreSQL has no use for them.
+    """
+    # Each database's module is imported only when it is the one: the other's driver would cost start-up time.
+    if location.startswith(("postgresql://", "postgres://")):
+        from perdure.store.postgres import PostgresStore
+
+        return PostgresStore(location)
+    from perdure.store.sqlite import MEMORY, SqliteStore
+
+    return SqliteStore(location or MEMORY, pragmas=sqlite_pragmas)
