@@ -34,7 +34,7 @@ def start_dev(arguments: argparse.Namespace) -> int:
     loaded = start_dev_settings(arguments)
     if arguments.log_config:
         write_settings(loaded, sys.stderr, with_origin=False)
-    return _run(loaded.settings, _notices(arguments, loaded.settings))
+    return _run(loaded.settings, start_dev_notices(arguments, loaded.settings))
 
 
 def start(arguments: argparse.Namespace) -> int:
@@ -131,7 +131,7 @@ def _port_number(text: str) -> int | str:
     return int(text) if text.isdigit() else text
 
 
-def _notices(arguments: argparse.Namespace, settings: ServerSettings) -> list[tuple[int, str]]:
+def start_dev_notices(arguments: argparse.Namespace, settings: ServerSettings) -> list[tuple[int, str]]:
     """What a person should know about the flags given: (log level, line)."""
     notices: list[tuple[int, str]] = []
     if arguments.ui_port is not None:
