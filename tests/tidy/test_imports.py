@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.tidy.source import imported_names, module_name, parse, project_files, python_files
 
-# From the top to the bottom; parts of one layer do not know each other.
+# From the top to the bottom; packages of one layer do not know each other.
 LAYERS = (
     {"__main__"},
     {"cli", "testing"},
@@ -20,7 +20,7 @@ LAYERS = (
     {"store", "settings", "observability"},
     {"core"},
 )
-HEIGHT = {part: len(LAYERS) - index for index, layer in enumerate(LAYERS) for part in layer}
+HEIGHT = {package: len(LAYERS) - index for index, layer in enumerate(LAYERS) for package in layer}
 
 # `perdure demo` and `perdure bench` run what is shipped for testing.
 SIDEWAYS = {("cli", "testing")}
@@ -29,19 +29,19 @@ SIDEWAYS = {("cli", "testing")}
 BESIDE = {"contract"}
 
 
-def test_every_part_has_its_layer() -> None:
-    unknown = {_part(module_name(file)) for file in python_files("src")} - set(HEIGHT) - BESIDE - {""}
-    assert not unknown, f"parts without a layer in {__file__}: {sorted(unknown)}"
+def test_every_package_has_its_layer() -> None:
+    unknown = {_package(module_name(file)) for file in python_files("src")} - set(HEIGHT) - BESIDE - {""}
+    assert not unknown, f"packages without a layer in {__file__}: {sorted(unknown)}"
 
 
 def test_imports_go_down_only() -> None:
     wrong: list[str] = []
     for file in python_files("src"):
-        part = _part(module_name(file))
+        package = _package(module_name(file))
         for line, name in [*imported_names(parse(file)), *_modules_named_in_text(parse(file))]:
-            target = _part(name)
-            if name.split(".")[0] == "perdure" and not _may_import(part, target):
-                wrong.append(f"{file}:{line}: {part or 'perdure'} must not import {name}")
+            target = _package(name)
+            if name.split(".")[0] == "perdure" and not _may_import(package, target):
+                wrong.append(f"{file}:{line}: {package or 'perdure'} must not import {name}")
     assert not wrong, "\n".join(wrong)
 
 
@@ -50,7 +50,7 @@ def test_applications_know_only_contracts() -> None:
         f"{file}:{line}: an application must not import {name}"
         for file in _application_files()
         for line, name in imported_names(parse(file))
-        if name.split(".")[0] == "perdure" and _part(name) != "contract"
+        if name.split(".")[0] == "perdure" and _package(name) != "contract"
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -69,18 +69,18 @@ def _application_files() -> list[Path]:
     return [file for file in project_files() if file.parts[0] == "apps" and file.suffix == ".py"]
 
 
-def _part(name: str) -> str:
+def _package(name: str) -> str:
     """``perdure.core.ids`` → ``core``; "" for the package itself."""
     parts = name.split(".")
     return parts[1] if len(parts) > 1 else ""
 
 
-def _may_import(part: str, target: str) -> bool:
-    if target == "__version__" or part == target:
+def _may_import(package: str, target: str) -> bool:
+    if target == "__version__" or package == target:
         return True
-    if part in BESIDE or target in BESIDE or part == "":
+    if package in BESIDE or target in BESIDE or package == "":
         return False
-    return HEIGHT[part] > HEIGHT.get(target, 0) or (part, target) in SIDEWAYS
+    return HEIGHT[package] > HEIGHT.get(target, 0) or (package, target) in SIDEWAYS
 
 
 def _modules_named_in_text(tree: ast.AST) -> list[tuple[int, str]]:

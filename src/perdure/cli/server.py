@@ -148,6 +148,11 @@ def start_dev_notices(arguments: argparse.Namespace, settings: ServerSettings) -
 
 
 def _run(settings: ServerSettings, notices: Sequence[tuple[int, str]]) -> int:
+    # Before anything imports the API's messages: the server does not need the SDK around them, and starts faster without.
+    from perdure.core.lean_import import defer_sdk
+
+    defer_sdk()
+
     from perdure.cli.logs import configure_logs
     from perdure.cli.run import run_server
 
