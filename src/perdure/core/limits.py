@@ -38,7 +38,8 @@ class RetryDefaults:
     maximum_attempts: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# No slots: making them would double what this class costs at import.
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """The limits of one server. Names end in their unit: ``_bytes``, ``_ns`` (nanoseconds), ``_per_second``; anything else is a count.
 

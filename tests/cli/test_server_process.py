@@ -1,0 +1,108 @@
+"""The server as people and SDKs start it: a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+
+SECONDS_TO_START = 20.0
+
+
+@contextlib.asynccontextmanager
+async def perdure(*arguments: str) -> AsyncIterator[Process]:
+    """A running `perdure` command; whatever the test does, it ends with the test."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "perdure", *arguments, stdout=PIPE, stderr=PIPE)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+async def read_banner(process: Process) -> dict[str, str]:
+    """Label → value of the lines a server prints once it serves."""
+    assert process.stdout is not None
+    values: dict[str, str] = {}
+    async with asyncio.timeout(SECONDS_TO_START):
+        while "Temporal Metrics" not in values:
+            line = (await process.stdout.readline()).decode()
+            assert line, f"the server ended: {await process.communicate()}"
+            label, _, value = line.strip().partition(":")
+            values[label] = value.strip()
+    return values
+
+
+async def refusal(*arguments: str) -> str:
+    """The one line with which a server refuses to start."""
+    async with perdure(*arguments) as process, asyncio.timeout(SECONDS_TO_START):
+        output, errors = await process.communicate()
+    assert process.returncode == 1, errors.decode()
+    assert output == b""
+    assert errors.decode().count("\n") == 1, errors.decode()
+    return errors.decode()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_serves_until_a_signal_and_exits_0(number: signal.Signals) -> None:
+    async with perdure("server", "start-dev", "--port", "0") as process:
+        banner = await read_banner(process)
+        assert banner["Temporal Persistence"] == "in-memory"
+        assert banner["Temporal Server"].startswith("localhost:")
+        client = await Client.connect(banner["Temporal Server"])
+        assert await client.service_client.check_health()
+        process.send_signal(number)
+        async with asyncio.timeout(SECONDS_TO_START):
+            _, errors = await process.communicate()
+        assert (process.returncode, errors) == (0, b"")
+
+
+async def test_a_taken_port_is_one_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert port in await refusal("server", "start-dev", "--port", port)
+
+
+async def test_a_file_in_use_is_one_line(tmp_path: Path) -> None:
+    file = str(tmp_path / "my.db")
+    async with perdure("server", "start-dev", "--port", "0", "--db-filename", file) as first:
+        assert (await read_banner(first))["Temporal Persistence"] == file
+        assert file in await refusal("server", "start-dev", "--port", "0", "--db-filename", file)
+
+
+async def test_an_unreachable_postgresql_is_one_line(free_port: int) -> None:
+    database = f"postgresql://me:secret@127.0.0.1:{free_port}/perdure"
+    line = await refusal("server", "start", "--port", "0", "--metrics-port", "off", "--database", database)
+    assert str(free_port) in line
+    assert "secret" not in line
+
+
+async def test_is_an_existing_executable_for_the_sdk(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    executable = tmp_path / "perdure"
+    executable.write_text(f"#!{sys.executable}\nimport sys\nfrom perdure.cli.main import main\nsys.exit(main())\n", encoding="utf-8")
+    executable.chmod(0o755)
+    async with await WorkflowEnvironment.start_local(dev_server_existing_path=str(executable)) as environment:
+        assert [run async for run in environment.client.list_workflows()] == []
+    assert capfd.readouterr().err == ""
+
+
+def test_help_loads_nothing_heavy() -> None:
+    check = (
+        "import sys; from perdure.cli.main import build_parser; build_parser(); "
+        "print({'asyncio', 'grpc', 'temporalio', 'google.protobuf', 'sqlite3'} & set(sys.modules))"
+    )
+    shown = subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, text=True)
+    assert shown.stdout == "set()\n"

@@ -1,0 +1,50 @@
+"""Fixtures that several kinds of tests share."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+
+from perdure.app import Server
+from perdure.settings import ServerSettings
+
+pytest_plugins = ["tests.support.postgres"]
+
+STORES = ("memory", "sqlite", "postgres")
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(params=STORES)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a server keeps its data: memory, a SQLite file, an empty PostgreSQL database, one after the other."""
+    match request.param:
+        case "memory":
+            return ""
+        case "sqlite":
+            return str(tmp_path / "perdure.db")
+        case _:
+            return request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture
+async def server(database: str) -> AsyncIterator[Server]:
+    """A server in this process, on free ports, with the namespace "default"."""
+    async with Server(ServerSettings(grpc_port=0, metrics_port=None, database=database)) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: Server) -> Client:
+    """The official SDK's client of that server."""
+    return await Client.connect(server.grpc_address)
