@@ -5,12 +5,15 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from temporalio.client import Client
 
-from perdure.app import Server
 from perdure.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from perdure.app import Server
 
 pytest_plugins = ["tests.support.postgres"]
 
@@ -40,6 +43,9 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 async def server(database: str) -> AsyncIterator[Server]:
     """A server in this process, on free ports, with the namespace "default"."""
+    # Most unit tests need no server, and none of what it is made of.
+    from perdure.app import Server
+
     async with Server(ServerSettings(grpc_port=0, metrics_port=None, database=database)) as running:
         yield running
 
