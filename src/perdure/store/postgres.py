@@ -1,0 +1,238 @@
+"""The store in a PostgreSQL database, which several servers may share: each partition belongs to whoever holds its lease.
+
+Everything lives in the database schema ``perdure``. A commit is one statement, so one round trip. When the connection breaks under a
+commit its outcome is unknown; :meth:`PostgresStore.read_lease` then ends the server process that ran it before it reads, so that nothing
+can still arrive late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import asyncpg
+
+from perdure.store import schema, sql
+from perdure.store.postgres_commit import commit_statement
+from perdure.store.postgres_driver import CONNECT_SECONDS, Connection, connect, state_of
+from perdure.store.protocol import Commit, CommitUnknown, Lease, LeaseLost, StoreError, StoreOpenError
+from perdure.store.sql import DuplicateRowError, Row, SqlStore
+
+WORDS = {"key": "BIGINT", "bytes": "BYTEA", "clustered": ""}
+SCHEMA = "perdure"
+OLDEST = 13
+"""The oldest PostgreSQL that is accepted: older ones get no fixes any more."""
+CONNECTIONS = 10
+DOUBT_SECONDS = 10.0
+"""So long a read of a lease waits for the end of the process that ran a commit in doubt, before it gives up for now."""
+
+# Any number will do that no other program uses for its advisory locks: the bytes "perdure".
+_MIGRATION_LOCK = int.from_bytes(b"perdure", "big")
+_IN_DOUBT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY($1::bigint[]) AND application_name = $2"
+# The server ended the session: shut down, crashed, told to. It may have done so between the commit and the answer.
+_SESSION_ENDED = re.compile(r"57P0\d|08\d\d\d|40003")
+
+
+class PostgresStore(SqlStore):
+    """A PostgreSQL database, given as postgresql://user:password@host:port/database."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+        self.description = f"PostgreSQL {host}{parts.path}"
+        # Unique, so that the database can be asked about exactly our sessions.
+        self._name = f"perdure {uuid4().hex[:12]}"
+        self._idle: list[Connection] = []
+        self._free = asyncio.Semaphore(CONNECTIONS)
+        self._busy: set[Connection] = set()
+        self._in_doubt: set[int] = set()
+        self._closed = True
+
+    # -- opening and closing --------------------------------------------------------------------
+    async def open(self) -> None:
+        try:
+            connection = await self._connect()
+        except Exception as error:
+            raise StoreOpenError(f"{self.description} cannot be used: {_reason(error)}") from error
+        try:
+            await self._migrate(connection)
+        except StoreOpenError:
+            await connection.close()
+            raise
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            connection.terminate()
+            raise StoreOpenError(f"{self.description} cannot be used: {_reason(error)}") from error
+        self._idle.append(connection)
+        self._closed = False
+
+    async def close(self) -> None:
+        self._closed = True
+        for connection in self._busy:
+            connection.terminate()
+        while self._idle:
+            connection = self._idle.pop()
+            try:
+                await connection.close(timeout=1.0)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                connection.terminate()
+
+    async def _connect(self) -> Connection:
+        settings = {
+            "application_name": self._name,
+            "search_path": SCHEMA,
+            # Statements are few and prepared; planning them anew for each set of arguments costs more than running them.
+            "plan_cache_mode": "force_generic_plan",
+            "jit": "off",
+        }
+        return await connect(self._url, settings)
+
+    async def _migrate(self, connection: Connection) -> None:
+        release = connection.get_server_version()[0]
+        if release < OLDEST:
+            raise StoreOpenError(f"{self.description} is PostgreSQL {release}; {OLDEST} or newer is needed. Upgrade the database.")
+        async with connection.transaction():
+            await connection.execute(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+            fresh = (await connection.fetch(f"SELECT to_regclass('{SCHEMA}.{schema.VERSION_TABLE}') IS NULL"))[0][0]
+            version = 0 if fresh else (await connection.fetch(schema.READ_VERSION))[0][0]
+            statements = schema.missing(version, WORDS, self.description)
+            if fresh:
+                await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+                statements[:0] = [schema.CREATE_VERSION, schema.INSERT_VERSION]
+            for statement in statements:
+                await connection.execute(statement)
+
+    # -- connections ------------------------------------------------------------------------------
+    @asynccontextmanager
+    async def _connection(self) -> AsyncGenerator[Connection]:
+        """A connection of our own for a moment; a broken one is not used again. Raises StoreError when there is none."""
+        async with self._free:
+            connection = await self._take()
+            self._busy.add(connection)
+            try:
+                yield connection
+            except BaseException as error:
+                if not isinstance(error, asyncpg.PostgresError) or _session_ended(error):
+                    connection.terminate()
+                raise
+            finally:
+                self._busy.discard(connection)
+                if self._closed:
+                    connection.terminate()
+                elif not connection.is_closed():
+                    self._idle.append(connection)
+
+    async def _take(self) -> Connection:
+        if self._closed:
+            raise StoreError(f"{self.description} is closed")
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+        try:
+            return await self._connect()
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise StoreError(f"{self.description}: {_reason(error)}") from error
+
+    def _failed(self, error: BaseException, connection: Connection, process: int) -> NoReturn:
+        """What a change that did not end well means: refused, or unknown."""
+        if isinstance(error, asyncpg.UniqueViolationError):
+            raise DuplicateRowError(f"PostgreSQL: {error}") from error
+        if isinstance(error, asyncpg.PostgresError) and not _session_ended(error):
+            raise StoreError(f"PostgreSQL: {error}") from error
+        if isinstance(error, asyncpg.InterfaceError) and not connection.is_closed():  # the driver could not encode the arguments
+            raise StoreError(f"PostgreSQL: {error}") from error
+        self._in_doubt.add(process)
+        if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
+            raise CommitUnknown(f"{self.description}: the connection broke: {error or type(error).__name__}") from error
+        raise error
+
+    # -- reading ----------------------------------------------------------------------------------
+    async def _point(self, statement: str, *arguments: Any) -> Sequence[Row]:
+        try:
+            return await self._fetch(statement, arguments)
+        except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError):
+            # An idle connection that the other side has closed in the meantime shows only when it is used.
+            pass
+        except asyncpg.PostgresError as error:
+            if not _session_ended(error):
+                raise StoreError(f"PostgreSQL: {error}") from error
+        try:
+            return await self._fetch(statement, arguments)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise StoreError(f"{self.description}: {error or type(error).__name__}") from error
+
+    async def _scan(self, statement: str, *arguments: Any) -> Sequence[Row]:
+        return await self._point(statement, *arguments)
+
+    async def _fetch(self, statement: str, arguments: Sequence[Any]) -> Sequence[Row]:
+        async with self._connection() as connection:
+            return await connection.fetch(statement, *arguments)
+
+    async def read_lease(self, partition: int) -> Lease | None:
+        if not self._in_doubt:
+            return await super().read_lease(partition)
+        await self._end_doubt()
+        rows = await self._point(f"{sql.READ_LEASE} FOR UPDATE", partition)
+        return Lease(*rows[0]) if rows else None
+
+    async def _end_doubt(self) -> None:
+        """Return when no server process can still finish a commit that we gave up. Raises StoreError when one will not go."""
+        processes = list(self._in_doubt)
+        deadline = asyncio.get_running_loop().time() + DOUBT_SECONDS
+        while await self._point(_IN_DOUBT, processes, self._name):
+            if asyncio.get_running_loop().time() > deadline:
+                raise StoreError(f"{self.description}: the session of a commit in doubt does not end")
+            await asyncio.sleep(0.01)
+        self._in_doubt.difference_update(processes)
+
+    # -- writing ----------------------------------------------------------------------------------
+    async def _change(self, statement: str, *arguments: Any) -> Sequence[Row]:
+        async with self._connection() as connection:
+            return await self._execute(connection, statement, arguments)
+
+    async def commit(self, commit: Commit) -> None:
+        statement, arguments = commit_statement((commit.partition, commit.epoch, commit.commit_number), sql.commit_rows(commit))
+        if not await self._change(statement, *arguments):
+            raise LeaseLost(f"Partition {commit.partition} is no longer owned with epoch {commit.epoch}")
+
+    async def _execute(self, connection: Connection, statement: str, arguments: Sequence[Any]) -> Sequence[Row]:
+        process = connection.get_server_pid()
+        try:
+            return await connection.fetch(statement, *arguments)
+        except BaseException as error:
+            self._failed(error, connection, process)
+
+
+def _session_ended(error: asyncpg.PostgresError) -> bool:
+    return _SESSION_ENDED.fullmatch(state_of(error)) is not None
+
+
+def _reason(error: Exception) -> str:
+    """Why there is no connection, and what to do."""
+    text = str(error) or type(error).__name__
+    match error:
+        case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
+            return f"{text}. Check the user and the password in the URL, and the server's pg_hba.conf."
+        case asyncpg.InvalidCatalogNameError():
+            return f"{text}. Create it (createdb) or check the name in the URL."
+        case asyncpg.InsufficientPrivilegeError():
+            return f"{text}. The user must be allowed to create a schema: GRANT CREATE ON DATABASE … TO …"
+        case asyncpg.TooManyConnectionsError():
+            return f"{text}. Raise max_connections or stop other clients."
+        case asyncpg.PostgresError():
+            return text
+        case ssl.SSLError():
+            return f"{text}. Check sslmode and the certificates."
+        case TimeoutError():
+            return f"no answer within {CONNECT_SECONDS:.0f} s. Check the host and the port in the URL, and the firewall."
+        case OSError():
+            return f"{text}. Is the server running? Check the host and the port in the URL."
+        case _:
+            return f"{text}. The URL has the form postgresql://user:password@host:port/database."

