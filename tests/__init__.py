@@ -1,1 +1,0 @@
-"""Tests. ``support`` holds what several of them share."""

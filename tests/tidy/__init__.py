@@ -1,1 +1,0 @@
-"""Tests of the source itself: its layers, sizes, words and links."""
