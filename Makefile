@@ -6,8 +6,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 # More arguments for pytest, such as: make test PYTEST_ARGS="-k retry -x"
 PYTEST_ARGS ?=
-# What `make check` runs: no server on a real database, no long runs.
-QUICK_TESTS := $(wildcard tests/tidy tests/unit tests/core tests/cli)
+# What `make check` runs: no PostgreSQL, no long runs.
+QUICK_TESTS := $(wildcard $(addprefix tests/,tidy unit cli core engine matching features rpc observability))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint types format bench lock clean

@@ -14,6 +14,7 @@ import msgspec
 
 from perdure.cli.config import write_settings
 from perdure.cli.parser import USAGE_ERROR, CommandError, split_pairs
+from perdure.core.limits import known_keys
 from perdure.settings import (
     CONFIG_FILE_VARIABLE,
     Given,
@@ -159,4 +160,8 @@ def _run(settings: ServerSettings, notices: Sequence[tuple[int, str]]) -> int:
     configure_logs(settings.log_level, settings.log_format)
     for level, line in notices:
         _log.log(level, line)
+    # Accepted in silence, as by the official server: most keys configure parts that do not exist here.
+    for key in settings.dynamic_config:
+        if key.lower() not in known_keys():
+            _log.debug("dynamic config value has no effect", extra={"key": key})
     return run_server(settings)
