@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_type_hints
+from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -196,7 +196,7 @@ def _from_text(key: str, variable: str, text: str) -> Any:
     try:
         return cast(object, msgspec.convert(text, _TYPES[key], strict=False))
     except msgspec.ValidationError as error:
-        raise SettingsError(f"environment variable {variable}: {error}, got {text!r}") from None
+        raise SettingsError(f"{key} (environment variable {variable}): {_wanted(key, error)}, got {text!r}") from None
 
 
 def _checked(key: str, given: Given) -> Any:
@@ -209,11 +209,30 @@ def _checked(key: str, given: Given) -> Any:
         value: Any = msgspec.convert(given.value, _TYPES[key])
         return _CHECKS[key](value) if key in _CHECKS else value
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{key} ({given.origin}): {error}, got {given.value!r}") from None
+        raise SettingsError(f"{key} ({given.origin}): {_wanted(key, error)}, got {given.value!r}") from None
     except SettingsError as error:
         raise SettingsError(f"{key} ({given.origin}): {error}") from None
     except ValueError as wanted:
         raise SettingsError(f"{key} ({given.origin}): wants {wanted}, got {given.value!r}") from None
+
+
+def _wanted(key: str, error: msgspec.ValidationError) -> str:
+    """What a value of this key must be, for people."""
+    if key in _TABLES:
+        return "wants a table"
+    if get_origin(_TYPES[key]) is Literal:
+        return f"wants one of {', '.join(get_args(_TYPES[key]))}"
+    # "Expected `int` <= 65535", or "Expected `int`, got `str`": what it got follows in its own form.
+    wanted = str(error).partition(" - at")[0].partition(", got")[0].replace("`", "")
+    for technical, plain in (
+        ("Expected", "wants"),
+        ("int", "a whole number"),
+        ("bool", "true or false"),
+        ("str", "text"),
+        ("| null", 'or "off"'),
+    ):
+        wanted = wanted.replace(technical, plain)
+    return wanted
 
 
 def _check_database(database: str) -> str:

@@ -73,7 +73,7 @@ def test_flags_without_effect_say_so_unless_an_sdk_gave_them() -> None:
     [
         (["--prot", "1"], "unknown flag --prot; did you mean --port?"),
         (["--port", "many"], "argument -p/--port: invalid int value: 'many'"),
-        (["--port", "65536"], "grpc_port (flag --port): Expected `int` <= 65535, got 65536"),
+        (["--port", "65536"], "grpc_port (flag --port): wants a whole number <= 65535, got 65536"),
         (["stray"], "unexpected argument 'stray'"),
         (["--headless=perhaps"], "wants true or false, got 'perhaps'"),
         (["--dynamic-config-value", "a.b=0s"], "0s is not JSON; text needs quotes of its own, such as a.b='\"0s\"'"),
@@ -81,7 +81,7 @@ def test_flags_without_effect_say_so_unless_an_sdk_gave_them() -> None:
         (["--dynamic-config-value", 'limit.maxIDLength="x"'], "limit.maxIDLength: wants a whole number, 0 or more, got 'x'"),
         (["--search-attribute", "City=String"], "search attribute City: unknown type 'String'; the types are Text, Keyword, Int"),
         (["--search-attribute", "City"], "--search-attribute 'City': must look like NAME=VALUE"),
-        (["--log-level", "loud"], "log_level (flag --log-level): Invalid enum value 'loud'"),
+        (["--log-level", "loud"], "log_level (flag --log-level): wants one of debug, info, warn, error, never, fatal, got 'loud'"),
         (["--ip", "nowhere"], "'nowhere' is not an IP address"),
     ],
 )

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ SECONDS_TO_START = 20.0
 
 
 @contextlib.asynccontextmanager
-async def perdure(*arguments: str) -> AsyncIterator[Process]:
+async def perdure(*arguments: str) -> AsyncGenerator[Process]:
     """A running `perdure` command; whatever the test does, it ends with the test."""
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "perdure", *arguments, stdout=PIPE, stderr=PIPE)
     try:
@@ -94,7 +94,8 @@ async def test_is_an_existing_executable_for_the_sdk(tmp_path: Path, capfd: pyte
     executable = tmp_path / "perdure"
     executable.write_text(f"#!{sys.executable}\nimport sys\nfrom perdure.cli.main import main\nsys.exit(main())\n", encoding="utf-8")
     executable.chmod(0o755)
-    async with await WorkflowEnvironment.start_local(dev_server_existing_path=str(executable)) as environment:
+    start = WorkflowEnvironment.start_local  # pyright: ignore[reportUnknownMemberType]  # one of the SDK's generics is open
+    async with await start(dev_server_existing_path=str(executable)) as environment:
         assert [run async for run in environment.client.list_workflows()] == []
     assert capfd.readouterr().err == ""
 
