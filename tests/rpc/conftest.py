@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from temporalio.service import ConnectConfig, ServiceClient
 
 from perdure.core.call import OPERATOR_SERVICE, WORKFLOW_SERVICE, Call
 from perdure.core.clock import SystemClock
+from perdure.core.ids import IdSource
 from perdure.core.limits import Limits
 from perdure.features.system.rpc import SystemRpc
 from perdure.observability.metrics import Registry
@@ -48,6 +48,7 @@ class Door:
     def __init__(self) -> None:
         self.seen: list[tuple[Message, Call]] = []
         self.polls: list[Call] = []
+        #: Set by the next poll, which puts a new event here.
         self.poll_arrived = asyncio.Event()
         self.polls_cancelled: list[Call] = []
         self.poll_cancelled = asyncio.Event()
@@ -65,9 +66,15 @@ class Door:
         for name in ("AddSearchAttributes", "DeleteNamespace"):
             self.methods.handle(name, self._accept(self.methods.get(name, OPERATOR_SERVICE).response_type), OPERATOR_SERVICE)
         clock, limits = SystemClock(), Limits()
-        dispatcher = Dispatcher(self.methods, Checks(Namespaces(), token_namespace, clock, limits), RpcMetrics(self.registry))
+        checks = Checks(Namespaces(), token_namespace, clock, limits)
+        dispatcher = Dispatcher(self.methods, checks, RpcMetrics(self.registry), IdSource())
         self.server = GrpcServer(dispatcher, clock, limits, on_drain=self._drain)
         self.port = 0
+
+    async def wait_for_polls(self, count: int) -> None:
+        """Wait until so many polls have arrived."""
+        while len(self.polls) < count:
+            await self.poll_arrived.wait()
 
     @property
     def address(self) -> str:
@@ -91,6 +98,7 @@ class Door:
     async def _poll(self, request: ws.PollWorkflowTaskQueueRequest, call: Call) -> ws.PollWorkflowTaskQueueResponse:
         self.polls.append(call)
         self.poll_arrived.set()
+        self.poll_arrived = asyncio.Event()
         try:
             await self.draining.wait()
         except asyncio.CancelledError:
@@ -135,7 +143,8 @@ async def raw_call(
 ) -> bytes:
     """Call a method by its name; the response's bytes."""
     data = request if isinstance(request, bytes) else request.SerializeToString()
-    multicallable: Any = channel.unary_unary(f"/{service}/{method}")
+    untyped: Any = channel
+    multicallable = untyped.unary_unary(f"/{service}/{method}")
     return await multicallable(data, timeout=timeout, metadata=tuple(headers), compression=compression)
 
 
@@ -144,8 +153,3 @@ async def refusal(channel: grpc.aio.Channel, method: str, request: Message | byt
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await raw_call(channel, method, request, **options)
     return raised.value.code(), raised.value.details() or ""
-
-
-@pytest.fixture(autouse=True)
-def quiet_grpc(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "grpc")

@@ -55,8 +55,9 @@ class RawHttp2:
 
     def call(self, stream: int, path: str, body: bytes, **headers: str) -> None:
         """Send a whole request. body: as in the DATA frame, that is with gRPC's own five bytes before each message."""
-        fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x", "te": "trailers", "content-type": "application/grpc"}
-        block = b"".join(_literal(name.replace("_", "-"), value) for name, value in {**fields, **headers}.items())
+        fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x"}
+        fields |= {"te": "trailers", "content-type": "application/grpc", **headers}
+        block = b"".join(_literal(name.replace("_", "-"), value) for name, value in fields.items())
         self.send(HEADERS, END_HEADERS, stream, block)
         self.send(DATA, END_STREAM, stream, body)
 

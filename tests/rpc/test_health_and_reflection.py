@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from importlib import import_module
+from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
-from grpc_health.v1 import health_pb2 as health
-from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2 as reflection
-from grpc_reflection.v1alpha import reflection_pb2_grpc
 from temporalio.service import RPCError, RPCStatusCode, ServiceClient
 
 from perdure.core.call import OPERATOR_SERVICE, WORKFLOW_SERVICE
 from tests.rpc.conftest import Door
+
+# Their type stubs know neither the asynchronous channels nor the newer RPCs.
+health: Any = import_module("grpc_health.v1.health_pb2")
+health_pb2_grpc: Any = import_module("grpc_health.v1.health_pb2_grpc")
+reflection: Any = import_module("grpc_reflection.v1alpha.reflection_pb2")
+reflection_pb2_grpc: Any = import_module("grpc_reflection.v1alpha.reflection_pb2_grpc")
+grpc_aio: Any = grpc.aio
 
 SERVING, NOT_SERVING = health.HealthCheckResponse.SERVING, health.HealthCheckResponse.NOT_SERVING
 
@@ -39,7 +44,7 @@ async def test_health_is_watched_until_the_server_stops(channel: grpc.aio.Channe
     assert (await unknown.read()).status == health.HealthCheckResponse.SERVICE_UNKNOWN
     stopping = asyncio.create_task(door.server.stop(10))
     assert (await watch.read()).status == NOT_SERVING
-    assert await watch.read() is grpc.aio.EOF
+    assert await watch.read() is grpc_aio.EOF
     await asyncio.wait_for(stopping, 10)
 
 
@@ -54,7 +59,7 @@ async def test_health_of_all_services(channel: grpc.aio.Channel, door: Door) -> 
 
 
 async def test_reflection_lists_and_describes(channel: grpc.aio.Channel) -> None:
-    async def questions() -> AsyncIterator[reflection.ServerReflectionRequest]:
+    async def questions() -> AsyncIterator[Any]:
         yield reflection.ServerReflectionRequest(list_services="")
         yield reflection.ServerReflectionRequest(file_containing_symbol=WORKFLOW_SERVICE)
         yield reflection.ServerReflectionRequest(file_containing_symbol="no.such.Thing")

@@ -33,7 +33,8 @@ from perdure.core.lean_import import defer_sdk
 defer_sdk()
 import perdure.rpc.grpc_server, perdure.rpc.services
 perdure.rpc.services.method_table()
-loaded = [name for name in sys.modules if name.startswith(("temporalio.bridge", "temporalio.service", "grpc_health", "grpc_reflection"))]
+needless = ("temporalio.bridge", "temporalio.service", "grpc_health.v1", "grpc_reflection.v1")
+loaded = [name for name in sys.modules if name.startswith(needless)]
 assert not loaded, loaded
 """)
 

@@ -8,7 +8,7 @@ import socket
 import grpc
 import grpc.aio
 import pytest
-from temporalio.api.common.v1 import Payload, Payloads
+from temporalio.api.common.v1 import Payload, Payloads, WorkflowExecution
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice import v1 as ws
 from temporalio.service import RPCError, RPCStatusCode, ServiceClient
@@ -30,7 +30,7 @@ async def test_official_client_connects_and_calls(sdk: ServiceClient, door: Door
     assert info.server_version == "1.32.0"
     assert info.capabilities.nexus
     response = await sdk.workflow_service.describe_workflow_execution(
-        ws.DescribeWorkflowExecutionRequest(namespace="default", execution={"workflow_id": "w" * 900})
+        ws.DescribeWorkflowExecutionRequest(namespace="default", execution=WorkflowExecution(workflow_id="w" * 900))
     )
     assert response.workflow_execution_info.execution.workflow_id == "w" * 900
     (_, call) = door.seen[-1]
@@ -88,7 +88,7 @@ async def test_pings_of_an_idle_client_are_welcome(door: Door) -> None:
 
 async def test_waiting_handler_learns_that_its_client_has_gone(channel: grpc.aio.Channel, door: Door) -> None:
     poll = asyncio.create_task(raw_call(channel, "PollWorkflowTaskQueue", POLL, timeout=60))
-    await door.poll_arrived.wait()
+    await door.wait_for_polls(1)
     assert door.polls[0].is_connected()
     poll.cancel()
     await door.poll_cancelled.wait()
@@ -99,7 +99,7 @@ async def test_waiting_handler_learns_that_its_client_has_gone(channel: grpc.aio
 async def test_waiting_handler_learns_that_the_connection_was_cut(door: Door) -> None:
     async with RawHttp2(door.port) as connection:
         connection.call(1, f"/{WORKFLOW_SERVICE}/PollWorkflowTaskQueue", framed(POLL.SerializeToString()), grpc_timeout="60S")
-        await door.poll_arrived.wait()
+        await door.wait_for_polls(1)
         connection.abort()
         await door.poll_cancelled.wait()
     assert not door.polls[0].is_connected()
@@ -114,9 +114,7 @@ async def test_waiting_handler_learns_that_the_deadline_has_passed(channel: grpc
 
 async def test_stop_ends_long_polls_with_empty_answers(channel: grpc.aio.Channel, door: Door) -> None:
     polls = [asyncio.create_task(raw_call(channel, "PollWorkflowTaskQueue", POLL, timeout=60)) for _ in range(3)]
-    while len(door.polls) < 3:
-        await door.poll_arrived.wait()
-        await asyncio.sleep(0)
+    await door.wait_for_polls(3)
     await asyncio.wait_for(door.server.stop(30), 10)
     assert await asyncio.gather(*polls) == [b""] * 3
     assert door.polls_cancelled == []
@@ -127,11 +125,10 @@ async def test_stop_ends_long_polls_with_empty_answers(channel: grpc.aio.Channel
 
 async def test_stop_cancels_what_outlives_the_grace(channel: grpc.aio.Channel, door: Door) -> None:
     poll = asyncio.create_task(raw_call(channel, "PollWorkflowTaskQueue", POLL, timeout=60))
-    await door.poll_arrived.wait()
+    await door.wait_for_polls(1)
     door.draining.wait = asyncio.Event().wait  # type: ignore[method-assign]
     second = asyncio.create_task(raw_call(channel, "PollWorkflowTaskQueue", POLL, timeout=60))
-    while len(door.polls) < 2:
-        await asyncio.sleep(0)
+    await door.wait_for_polls(2)
     await asyncio.wait_for(door.server.stop(0.1), 10)
     assert await poll == b""
     with pytest.raises(grpc.aio.AioRpcError):

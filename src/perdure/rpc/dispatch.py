@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from perdure.core.call import Call, Handler, Method, MethodTable
 from perdure.core.errors import ApiError, Code, unimplemented
+from perdure.core.ids import IdSource
 from perdure.observability.rpc_metrics import RpcMetrics
 from perdure.rpc.checks import Checks
 
 log = logging.getLogger(__name__)
-
-
-def bug(operation: str, error: BaseException) -> ApiError:
-    """What a caller is told when the server itself is at fault; the log has the traceback under the same reference.
-
-    The code is UNKNOWN: it is honest about what happened, and clients retry it as they retry UNAVAILABLE.
-    """
-    reference = uuid.uuid4().hex[:12]
-    log.error("bug in %s (reference %s)", operation, reference, exc_info=error)
-    return ApiError(
-        Code.UNKNOWN,
-        f"{operation} met a bug in the server ({type(error).__name__}). This is not your fault. The server's log has the details "
-        f"under the reference {reference}; please report them.",
-    )
 
 
 class Dispatcher:
@@ -36,8 +22,9 @@ class Dispatcher:
     Handlers have to be registered before a method is first asked for.
     """
 
-    def __init__(self, methods: MethodTable, checks: Checks, metrics: RpcMetrics) -> None:
+    def __init__(self, methods: MethodTable, checks: Checks, metrics: RpcMetrics, ids: IdSource) -> None:
         self.methods = methods
+        self._ids = ids
         self._checks = checks
         self._metrics = metrics
 
@@ -59,7 +46,7 @@ class Dispatcher:
                 metrics.refused(error)
                 raise
             except Exception as error:
-                raise bug(operation, error) from error
+                raise self.bug(operation, error) from error
             timing = metrics.begin(request.namespace if has_namespace and call.namespace_id else "")
             try:
                 response = await handler(request, call)
@@ -70,13 +57,24 @@ class Dispatcher:
                 timing.end()
                 raise
             except Exception as error:
-                told = bug(operation, error)
+                told = self.bug(operation, error)
                 timing.failed(told)
                 raise told from error
             timing.end()
             return response
 
         return answer
+
+    def bug(self, operation: str, error: BaseException) -> ApiError:
+        """What a caller is told when the server itself is at fault; the log has the traceback under the same reference."""
+        reference = self._ids.uuid().rpartition("-")[2]
+        log.error("bug in %s", operation, exc_info=error, extra={"operation": operation, "reference": reference})
+        # UNKNOWN is what happened to the caller's request; clients retry it, as they do UNAVAILABLE.
+        return ApiError(
+            Code.UNKNOWN,
+            f"{operation} met a bug in the server ({type(error).__name__}). This is not your fault. The server's log has the details "
+            f"under the reference {reference}; please report them.",
+        )
 
     def _not_implemented(self, method: Method) -> Handler:
         metrics = self._metrics.operation(method.name)

@@ -13,11 +13,11 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
-from perdure.core.call import Call, Handler, Method
+from perdure.core.call import Call, Method
 from perdure.core.clock import SECOND, Clock
 from perdure.core.errors import ApiError, Code
 from perdure.core.limits import Limits
-from perdure.rpc.dispatch import Dispatcher, bug
+from perdure.rpc.dispatch import Dispatcher
 from perdure.rpc.grpc_status import to_wire
 from perdure.rpc.health import HealthService
 from perdure.rpc.reflection import ReflectionService
@@ -147,7 +147,7 @@ class _Door(grpc.GenericRpcHandler):
 
     def __init__(self, dispatcher: Dispatcher, clock: Clock) -> None:
         self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-            method.path: grpc.unary_unary_rpc_method_handler(_behaviour(method, dispatcher.handler(method), clock))  # type: ignore[arg-type]
+            method.path: grpc.unary_unary_rpc_method_handler(_behaviour(method, dispatcher, clock))  # type: ignore[arg-type]
             for method in dispatcher.methods
         }
         self.services = frozenset(method.service for method in dispatcher.methods)
@@ -156,8 +156,9 @@ class _Door(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
 
-def _behaviour(method: Method, handler: Handler, clock: Clock) -> Callable[[bytes, Context], Awaitable[bytes]]:
+def _behaviour(method: Method, dispatcher: Dispatcher, clock: Clock) -> Callable[[bytes, Context], Awaitable[bytes]]:
     parse: Callable[[bytes], Message] = method.request_type.FromString
+    handler = dispatcher.handler(method)
     name = method.name
 
     async def behaviour(data: bytes, context: Context) -> bytes:
@@ -178,7 +179,7 @@ def _behaviour(method: Method, handler: Handler, clock: Clock) -> Callable[[byte
         except DecodeError:
             told = _UNPARSABLE
         except Exception as error:
-            told = bug(name, error)
+            told = dispatcher.bug(name, error)
         await _abort(context, told)
         raise AssertionError("abort returned")
 
