@@ -9,13 +9,15 @@ import socket
 import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
+StartLocal = Callable[..., Awaitable[WorkflowEnvironment]]
 SECONDS_TO_START = 20.0
 
 
@@ -94,7 +96,8 @@ async def test_is_an_existing_executable_for_the_sdk(tmp_path: Path, capfd: pyte
     executable = tmp_path / "perdure"
     executable.write_text(f"#!{sys.executable}\nimport sys\nfrom perdure.cli.main import main\nsys.exit(main())\n", encoding="utf-8")
     executable.chmod(0o755)
-    start = WorkflowEnvironment.start_local  # pyright: ignore[reportUnknownMemberType]  # one of the SDK's generics is open
+    # One of the SDK's generics is open.
+    start = cast("StartLocal", WorkflowEnvironment.start_local)  # pyright: ignore[reportUnknownMemberType]
     async with await start(dev_server_existing_path=str(executable)) as environment:
         assert [run async for run in environment.client.list_workflows()] == []
     assert capfd.readouterr().err == ""
