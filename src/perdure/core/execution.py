@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from temporalio.api.history.v1 import HistoryEvent
 
 from perdure.core.jobs import Job, Part
 from perdure.core.records import Note, NoteCodec
+
+if TYPE_CHECKING:
+    from perdure.core.ids import IdSource
+    from perdure.core.step import Step
 
 S = TypeVar("S")
 V = TypeVar("V")
@@ -81,6 +85,14 @@ class Kind(Protocol[S, V]):
 
     def apply_event(self, state: S, event: HistoryEvent, touch: Touch) -> None: ...
 
+    def number_event(self, state: S, event: HistoryEvent, touch: Touch) -> None:
+        """Take note of an event's id, after it was applied. Most events do not care."""
+        ...
+
+    def step(self, key: RunKey, state: S, volatile: V, now: int, ids: IdSource) -> Step[S, V]:
+        """A step of this kind."""
+        ...
+
     def apply_note(self, state: S, note: Note, touch: Touch) -> None: ...
 
     def apply_side(self, state: S, name: str, data: bytes | None, touch: Touch) -> None:
@@ -94,6 +106,10 @@ class Kind(Protocol[S, V]):
     def visible(self, state: S) -> Visible: ...
 
     def next_event_id(self, state: S) -> int: ...
+
+    def is_applied(self, state: S) -> bool:
+        """While reading back: whether the next event was applied by an earlier record (and is only numbered here)."""
+        ...
 
     def encode_state(self, state: S, *, deterministic: bool = False) -> bytes: ...
 

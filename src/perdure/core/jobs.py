@@ -6,8 +6,8 @@ that is no longer implied by the state when its time comes is dropped. After a r
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
@@ -39,11 +39,28 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class PureJob(Job, frozen=True):
-    """Changes state and does no I/O: a timer fires, a timeout strikes."""
+    """Changes state and does no I/O: a timer fires, a timeout strikes. What it does is said by the function registered with :func:`decides`."""
 
     def decide(self, step: Step[Any, Any]) -> None:
         """Record what happens now. Called only while the job is current."""
-        raise NotImplementedError
+        _DECISIONS[type(self)](step, self)
+
+
+_DECISIONS: dict[type[PureJob], Callable[[Any, Any], None]] = {}
+
+J = TypeVar("J", bound=PureJob)
+
+
+def decides(job_type: type[J]) -> Callable[[Callable[[Any, J], None]], Callable[[Any, J], None]]:
+    """Register the decision of a pure job. Raises ValueError for a second one."""
+
+    def register(decision: Callable[[Any, J], None]) -> Callable[[Any, J], None]:
+        if job_type in _DECISIONS:
+            raise ValueError(f"two decisions for {job_type.__name__}")
+        _DECISIONS[job_type] = decision
+        return decision
+
+    return register
 
 
 class EffectJob(Job, frozen=True):

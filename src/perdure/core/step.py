@@ -50,13 +50,16 @@ class Step(Generic[S, V]):
     def has_records(self) -> bool:
         return self.event_count > 0 or bool(self.notes) or bool(self.side)
 
-    def append(self, event: HistoryEvent) -> int:
-        """Record an event that has its id, and apply it. Returns the size of its bytes."""
-        data = event_bytes(event)
-        self._events.append(data)
+    def append(self, event: HistoryEvent, *, applied: bool = False) -> None:
+        """Record an event that has its id, and apply it. applied: its change was applied before; only its number is new."""
+        self._events.append(event_bytes(event))
         self.event_count += 1
-        self.kind.apply_event(self.state, event, self.touch)
-        return len(data)
+        if not applied:
+            self.kind.apply_event(self.state, event, self.touch)
+        self.kind.number_event(self.state, event, self.touch)
+
+    def finish(self) -> None:
+        """Called once by the engine, after the decision: record what was put off to the end of the step."""
 
     def note(self, note: Note) -> None:
         """Record a private note, and apply it."""

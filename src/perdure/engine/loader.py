@@ -108,7 +108,9 @@ def fold(kind: Kind[Any, Any], state: Any, row: JournalRow) -> None:
         if isinstance(record, Note):
             kind.apply_note(state, record, untouched)
         else:
-            kind.apply_event(state, record, untouched)
+            if not kind.is_applied(state):
+                kind.apply_event(state, record, untouched)
+            kind.number_event(state, record, untouched)
 
 
 def fill_header(header: Header, visible: Visible, ready: bool, wake_at: int | None) -> bool:

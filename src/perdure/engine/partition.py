@@ -167,6 +167,8 @@ class Partition:
     # -- after deciding -----------------------------------------------------------------------------
     def _hand_over(self, transaction: Transaction) -> Group | None:
         """Give a transaction's records to the writer. None: it recorded nothing."""
+        for step in transaction.steps.values():
+            step.finish()
         changed = [(transaction.executions[uid], step) for uid, step in transaction.steps.items() if step.has_records]
         if not changed:
             for effect in transaction.effects:

@@ -10,7 +10,7 @@ from typing import Any
 
 from perdure.core.execution import ChainKey, Kind, RunKey
 from perdure.core.ids import IdSource
-from perdure.core.step import AnyStep, Step
+from perdure.core.step import AnyStep
 from perdure.engine.live import AnyExecution, Chain, Execution
 from perdure.store.protocol import SLOTS, Header
 
@@ -48,7 +48,7 @@ class Transaction:
         step = self.steps.get(execution.uid)
         if step is None:
             kind: Kind[Any, Any] = execution.kind
-            step = Step(kind, execution.key, execution.state, execution.volatile, self.now, self.ids, kind.next_event_id(execution.state))
+            step = kind.step(execution.key, execution.state, execution.volatile, self.now, self.ids)
             self.steps[execution.uid] = step
             self.executions[execution.uid] = execution
         return step

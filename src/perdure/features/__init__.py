@@ -1,1 +1,1 @@
-"""What the server can do: one package per kind of execution or resource, each registered in one place."""
+"""What the server can do: one folder per kind of execution or resource, with the same file names in each."""

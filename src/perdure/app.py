@@ -1,0 +1,141 @@
+"""Wires the server together, top to bottom; the only place that knows all parts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any
+
+from temporalio.api.enums.v1 import IndexedValueType
+
+from perdure.core.call import MethodTable
+from perdure.core.clock import SECOND, Clock, SystemClock
+from perdure.core.execution import Kind
+from perdure.core.ids import IdSource
+from perdure.engine.engine import Engine
+from perdure.features.namespace.registry import Namespace, NamespaceRegistry
+from perdure.features.system.rpc import SystemRpc
+from perdure.features.workflow import feature as workflow
+from perdure.features.workflow.kind import WorkflowKind
+from perdure.features.workflow.services import WorkflowServices
+from perdure.features.workflow.tokens import decode_token
+from perdure.matching.matching import Matching
+from perdure.observability.http import HttpServer, observability_routes
+from perdure.observability.metrics import Registry
+from perdure.observability.rpc_metrics import RpcMetrics
+from perdure.observability.server_metrics import ServerMetrics
+from perdure.rpc.checks import Checks
+from perdure.rpc.dispatch import Dispatcher
+from perdure.rpc.grpc_server import GrpcServer, ListenError
+from perdure.rpc.services import method_table
+from perdure.settings import ServerSettings
+from perdure.store.opening import create_store
+from perdure.store.protocol import Store
+
+log = logging.getLogger(__name__)
+
+CLUSTER_ID = "cluster-id"
+
+
+class StartError(Exception):
+    """The server cannot start; the message says what, why, and what to do."""
+
+
+class Server:
+    """A whole server in this process: ``async with Server(settings) as server``.
+
+    clock, ids, store: given by tests and the simulator. Raises StartError or StoreOpenError on entering.
+    """
+
+    def __init__(self, settings: ServerSettings, *, clock: Clock | None = None, ids: IdSource | None = None, store: Store | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.ids = ids or IdSource()
+        self.store = store or create_store(settings.database, sqlite_pragmas=settings.sqlite_pragmas)
+        self.grpc_address = ""
+        self.metrics_address: str | None = None
+        self._stack = AsyncExitStack()
+        self._ready = False
+
+    async def __aenter__(self) -> Server:
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._ready = False
+        await self._stack.aclose()
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        settings = self.settings
+        registry = Registry()
+        metrics = ServerMetrics(registry)
+        await self.store.open()
+        stack.push_async_callback(self.store.close)
+
+        kinds: dict[str, Kind[Any, Any]] = {WorkflowKind.name: WorkflowKind(settings.limits)}
+        owner = f"{socket.gethostname()}:{os.getpid()}"
+        self.engine = Engine(
+            self.store, kinds, self.clock, self.ids, owner=owner, cache_bytes=settings.cache_size_bytes, observer=metrics
+        )
+        await self.engine.start()
+        stack.push_async_callback(self.engine.stop)
+        self.namespaces = NamespaceRegistry(self.store, self.ids)
+        await self._create_namespaces()
+        self.matching = Matching(self.clock)
+
+        methods = method_table()
+        await self._register(methods)
+        self.engine.begin_work()
+
+        checks = Checks(self.namespaces, lambda token: decode_token(token).namespace_id, self.clock, settings.limits)
+        dispatcher = Dispatcher(methods, checks, RpcMetrics(registry), self.ids)
+        grpc_server = GrpcServer(dispatcher, self.clock, settings.limits, on_drain=self._drain)
+        try:
+            port = await grpc_server.start(settings.ip, settings.grpc_port)
+        except ListenError as error:
+            raise StartError(str(error)) from error
+        stack.push_async_callback(grpc_server.stop, settings.drain_timeout / SECOND)
+        self.grpc_address = f"{settings.ip}:{port}"
+        if settings.metrics_port is not None:
+            http = HttpServer(observability_routes(registry, lambda: self._ready))
+            try:
+                metrics_port = await http.start(settings.ip, settings.metrics_port)
+            except OSError as error:
+                raise StartError(f"cannot listen on {settings.ip}:{settings.metrics_port} for metrics: {error.strerror}") from error
+            stack.push_async_callback(http.stop)
+            self.metrics_address = f"{settings.ip}:{metrics_port}"
+        self._ready = True
+
+    async def _register(self, methods: MethodTable) -> None:
+        cluster_id = await self.store.write_metadata(CLUSTER_ID, self.ids.uuid())
+        SystemRpc(cluster_id, "postgres12" if self.settings.is_postgresql else "sqlite").register(methods)
+        workflow.register(WorkflowServices(self.engine, self.matching, self.namespaces, self.clock, self.settings.limits), methods)
+
+    async def _create_namespaces(self) -> None:
+        """Namespaces that the settings ask for exist before the first call is answered."""
+        settings = self.settings
+        await self.namespaces.load()
+        attributes = {name: int(IndexedValueType.Value(f"INDEXED_VALUE_TYPE_{_snake(t)}")) for name, t in settings.search_attributes.items()}
+        for name in settings.namespaces:
+            namespace = self.namespaces.by_name(name)
+            if namespace is None:
+                await self.namespaces.create(
+                    Namespace(id="", name=name, retention=settings.namespace_retention, search_attributes=attributes)
+                )
+            elif not attributes.items() <= namespace.search_attributes.items():
+                namespace.search_attributes.update(attributes)
+                await self.namespaces.save(namespace)
+
+    async def _drain(self) -> None:
+        self.matching.drain()
+        await asyncio.sleep(0)
+
+
+def _snake(name: str) -> str:
+    return "KEYWORD_LIST" if name == "KeywordList" else name.upper()

@@ -1,0 +1,84 @@
+"""Every namespace, in memory and in the store's resources."""
+
+from __future__ import annotations
+
+import msgspec
+
+from perdure.core.clock import DAY
+from perdure.core.codec import Codec
+from perdure.core.ids import IdSource
+from perdure.store.protocol import Resource, Store
+
+RESOURCE_KIND = "namespace"
+
+
+class Namespace(msgspec.Struct, kw_only=True):
+    """One namespace. retention: nanoseconds that closed executions are kept. state: ``temporal.api.enums.v1.NamespaceState``."""
+
+    id: str
+    name: str
+    version: int = 0
+    description: str = ""
+    owner_email: str = ""
+    state: int = 1
+    retention: int = DAY
+    data: dict[str, str] = {}
+    search_attributes: dict[str, int] = {}
+
+
+_CODEC: Codec[Namespace] = Codec(Namespace)
+
+
+class NamespaceRegistry:
+    """Finds namespaces by name and id without asking the store; writes changes through."""
+
+    def __init__(self, store: Store, ids: IdSource) -> None:
+        self._store = store
+        self._ids = ids
+        self._by_name: dict[str, Namespace] = {}
+        self._by_id: dict[str, Namespace] = {}
+
+    async def load(self) -> None:
+        """Read every namespace from the store."""
+        for resource in await self._store.list_resources(RESOURCE_KIND):
+            self._remember(_CODEC.decode(resource.data))
+
+    def id_of(self, name: str) -> str | None:
+        """The id of a namespace, None when there is none of that name."""
+        namespace = self._by_name.get(name)
+        return namespace.id if namespace is not None else None
+
+    def by_id(self, namespace_id: str) -> Namespace:
+        """Raises KeyError."""
+        return self._by_id[namespace_id]
+
+    def by_name(self, name: str) -> Namespace | None:
+        return self._by_name.get(name)
+
+    def all(self) -> list[Namespace]:
+        """In the order of their names."""
+        return [self._by_name[name] for name in sorted(self._by_name)]
+
+    async def create(self, namespace: Namespace) -> bool:
+        """Store a new namespace; False when the name is taken. An empty id is filled in."""
+        if namespace.name in self._by_name:
+            return False
+        namespace.id = namespace.id or self._ids.uuid()
+        return await self.save(namespace)
+
+    async def save(self, namespace: Namespace) -> bool:
+        """Store a changed namespace; False when somebody else changed it first."""
+        expected, namespace.version = namespace.version, namespace.version + 1
+        resource = Resource(RESOURCE_KIND, namespace.id, namespace.name, namespace.version, _CODEC.encode(namespace))
+        if not await self._store.put_resource(resource, expected):
+            namespace.version = expected
+            return False
+        self._remember(namespace)
+        return True
+
+    def _remember(self, namespace: Namespace) -> None:
+        old = self._by_id.get(namespace.id)
+        if old is not None and old.name != namespace.name:
+            del self._by_name[old.name]
+        self._by_name[namespace.name] = namespace
+        self._by_id[namespace.id] = namespace

@@ -1,0 +1,158 @@
+"""A worker answers a workflow task: its commands become events, all of them or none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NoReturn
+
+from temporalio.api.command.v1 import Command
+from temporalio.api.enums.v1 import CommandType, WorkflowTaskFailedCause
+from temporalio.api.failure.v1 import Failure
+from temporalio.api.history.v1 import WorkflowTaskCompletedEventAttributes
+from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest
+
+from perdure.core.clock import duration_ns
+from perdure.core.errors import ApiError, invalid_argument
+from perdure.core.execution import RunKey
+from perdure.engine.partition import Refused
+from perdure.engine.transaction import Transaction
+from perdure.features.workflow import notes
+from perdure.features.workflow.registry import COMMANDS
+from perdure.features.workflow.step import WorkflowStep
+from perdure.features.workflow.task import fail_task, schedule_task, start_task, write_task_events
+
+C = CommandType
+Cause = WorkflowTaskFailedCause
+
+CLOSING = frozenset(
+    {
+        C.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION,
+        C.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION,
+        C.COMMAND_TYPE_CANCEL_WORKFLOW_EXECUTION,
+        C.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION,
+    }
+)
+
+INLINE_REQUEST_ID = "request-from-RespondWorkflowTaskCompleted"
+
+
+class CommandRefused(Exception):
+    """A command is impossible: the workflow task fails with this cause, and the worker is told.
+
+    cause: shows in the failed event. message: without the cause's name, which is put before it. terminate: the run cannot go on (its data is too big).
+    """
+
+    def __init__(self, cause: WorkflowTaskFailedCause.ValueType, message: str = "", *, terminate: bool = False) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.terminate = terminate
+        name = "".join(word.capitalize() for word in Cause.Name(cause).removeprefix("WORKFLOW_TASK_FAILED_CAUSE_").split("_"))
+        self.message = f"{name}: {message}" if message else name
+
+
+@dataclass(slots=True)
+class Completion:
+    """What command handlers know beside the step.
+
+    transaction: for commands that begin another run. completed_event_id: of the workflow task that the commands belong to.
+    eager_activities: scheduled event ids of activities that the worker wants to run itself at once.
+    """
+
+    transaction: Transaction
+    request: RespondWorkflowTaskCompletedRequest
+    completed_event_id: int
+    eager_activities: list[int]
+
+    @property
+    def run(self) -> RunKey:
+        run = self.transaction.run
+        assert run is not None
+        return run.key
+
+
+def complete_task(step: WorkflowStep, transaction: Transaction, request: RespondWorkflowTaskCompletedRequest) -> Completion:
+    """End the started task and carry out its commands. The caller has checked the task token.
+
+    Raises ApiError for a sequence of commands that no SDK sends (nothing is recorded, the task stays with the worker), and
+    Refused for a command that fails the task.
+    """
+    check_sequence(request.commands)
+    had_buffered = bool(step.state.buffer)
+    original_scheduled_at = step.task.original_scheduled_at
+    write_task_events(step)
+    task = step.task
+    completed = step.event(
+        WorkflowTaskCompletedEventAttributes(
+            scheduled_event_id=task.scheduled_event_id, started_event_id=task.started_event_id, identity=request.identity,
+            binary_checksum=request.binary_checksum, worker_version=request.worker_version_stamp if request.HasField("worker_version_stamp") else None,
+            sdk_metadata=request.sdk_metadata if request.HasField("sdk_metadata") else None,
+            metering_metadata=request.metering_metadata if request.HasField("metering_metadata") else None,
+        )
+    )  # fmt: skip
+    _set_sticky(step, request)
+    completion = Completion(transaction, request, completed.event_id, [])
+    try:
+        for command in request.commands:
+            if command.command_type in CLOSING and had_buffered:
+                raise CommandRefused(Cause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND)
+            COMMANDS[command.command_type](step, command, completion)
+    except CommandRefused as refused:
+        _refuse(refused, request)
+    if not step.state.is_open:
+        return completion
+    if request.force_create_new_workflow_task:
+        schedule_task(step, original_scheduled_at=original_scheduled_at)
+    elif step.has_waiting_events:
+        schedule_task(step)
+    if request.return_new_workflow_task and step.state.task.is_scheduled:
+        start_task(step, request.identity, INLINE_REQUEST_ID)
+    return completion
+
+
+def check_sequence(commands: object) -> None:
+    """A closing command must be the last one, and every command must be known."""
+    sequence: list[Command] = list(commands)  # pyright: ignore
+    for command in sequence:
+        if command.command_type not in COMMANDS:
+            raise invalid_argument(f"Unknown command type: {_command_name(command.command_type)}")
+    for command in sequence[:-1]:
+        if command.command_type in CLOSING:
+            names = " ".join(_command_name(c.command_type) for c in sequence)
+            raise invalid_argument(f"invalid command sequence: [{names}], command {_command_name(command.command_type)} must be the last command.")
+
+
+def _command_name(command_type: int) -> str:
+    """The official server's spelling: CompleteWorkflowExecution."""
+    if command_type not in C.values():
+        return str(command_type)
+    words = C.Name(command_type).removeprefix("COMMAND_TYPE_").split("_")  # pyright: ignore
+    return "".join(word.capitalize() for word in words)
+
+
+def _set_sticky(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest) -> None:
+    attributes = request.sticky_attributes
+    queue = attributes.worker_task_queue.name
+    timeout = duration_ns(attributes.schedule_to_start_timeout)
+    if queue and timeout <= 0:
+        raise invalid_argument("StickyScheduleToStartTimeoutSeconds must be positive.")
+    if (queue, timeout if queue else 0) != (step.state.sticky_queue, step.state.sticky_timeout):
+        step.note(notes.StickyChanged(queue, timeout if queue else 0))
+
+
+def _refuse(refused: CommandRefused, request: RespondWorkflowTaskCompletedRequest) -> NoReturn:
+    """Undo the commands, record the failure instead, and tell the worker."""
+    from perdure.features.workflow.closing import terminate
+
+    def instead(transaction: Transaction) -> ApiError:
+        assert transaction.run is not None
+        step = transaction.step(transaction.run)
+        assert isinstance(step, WorkflowStep)
+        failure = Failure(message=refused.message, source="", server_failure_info={})
+        fail_task(step, refused.cause, failure, request.identity, binary_checksum=request.binary_checksum)
+        if refused.terminate:
+            terminate(step, refused.message.split(": ", 1)[-1], "history-service")
+        else:
+            schedule_task(step)
+        return invalid_argument(refused.message)
+
+    raise Refused(instead)

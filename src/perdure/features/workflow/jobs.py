@@ -1,0 +1,83 @@
+"""The jobs that a workflow run's state implies: data only. What they do is registered beside the concern they belong to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from perdure.core.jobs import EffectJob, Part, PureJob
+
+if TYPE_CHECKING:
+    from perdure.features.workflow.state import WorkflowState
+
+
+class DispatchWorkflowTask(EffectJob, frozen=True):
+    """Hand the scheduled workflow task to its queue."""
+
+    scheduled_event_id: int
+    attempt: int
+
+    def part(self, state: WorkflowState) -> Part | None:
+        return state.task
+
+
+class WorkflowTaskTimeout(PureJob, frozen=True):
+    """The workflow task was not started (sticky queue) or not answered in time."""
+
+    scheduled_event_id: int
+    attempt: int
+    started: bool
+
+    def part(self, state: WorkflowState) -> Part | None:
+        return state.task
+
+
+class FirstTaskDue(PureJob, frozen=True):
+    """The backoff before the first workflow task (start delay, cron, retry) is over."""
+
+    def part(self, state: WorkflowState) -> Part | None:
+        return state
+
+
+class RunTimeout(PureJob, frozen=True):
+    """The run, or the whole execution, ran out of time."""
+
+    def part(self, state: WorkflowState) -> Part | None:
+        return state
+
+
+class FlushOrphans(PureJob, frozen=True):
+    """Events were buffered for a task that was lost with the memory it lived in: give them their ids and schedule a task."""
+
+    def part(self, state: WorkflowState) -> Part | None:
+        return state
+
+
+class FireTimer(PureJob, frozen=True):
+    """A workflow timer is due."""
+
+    timer_id: str
+    started_event_id: int
+
+    def part(self, state: WorkflowState) -> Part | None:
+        return state.timers.get(self.timer_id)
+
+
+class DispatchActivityTask(EffectJob, frozen=True):
+    """Hand an activity attempt to its queue: at once, or when its backoff is over."""
+
+    scheduled_event_id: int
+    stamp: int
+
+    def part(self, state: WorkflowState) -> Part | None:
+        return state.activities.get(self.scheduled_event_id)
+
+
+class ActivityTimeout(PureJob, frozen=True):
+    """The earliest of an activity's timeouts strikes. timeout_type: ``temporal.api.enums.v1.TimeoutType``."""
+
+    scheduled_event_id: int
+    stamp: int
+    timeout_type: int
+
+    def part(self, state: WorkflowState) -> Part | None:
+        return state.activities.get(self.scheduled_event_id)

@@ -1,0 +1,111 @@
+"""Private records of a workflow run: what is true but is no history event (or not yet)."""
+
+from __future__ import annotations
+
+from temporalio.api.failure.v1 import Failure
+from temporalio.api.history.v1 import HistoryEvent
+
+from perdure.core.records import Note
+
+
+class RunCreated(Note, frozen=True, tag="created"):
+    """What a run needs to know and its first event does not say."""
+
+    workflow_id: str
+    run_id: str
+    retention: int
+    start_request_id: str
+
+
+class EventBuffered(Note, frozen=True, tag="buffered"):
+    """An event that arrived while a workflow task ran: it has happened, but gets its id only when the task ends."""
+
+    event: HistoryEvent
+
+
+class BufferFlushed(Note, frozen=True, tag="flushed"):
+    """The next `count` events of the journal were buffered before: they are numbered now, not applied again."""
+
+    count: int
+
+
+class BufferedEventDropped(Note, frozen=True, tag="unbuffered"):
+    """A buffered event did not happen after all (its timer was canceled first)."""
+
+    index: int
+
+
+class TransientTaskScheduled(Note, frozen=True, tag="transient-scheduled"):
+    """A retry of a workflow task was scheduled; its events are written only when it completes."""
+
+    scheduled_event_id: int
+    at: int
+    start_to_close_timeout: int
+
+
+class TaskHeartbeat(Note, frozen=True, tag="task-heartbeat"):
+    """The present task continues the one before (the worker is still busy with local activities); it counts from `original_scheduled_at`."""
+
+    original_scheduled_at: int
+
+
+class TransientTaskStarted(Note, frozen=True, tag="transient-started"):
+    """A transient workflow task was handed to a worker."""
+
+    at: int
+    request_id: str
+    identity: str
+    history_size_bytes: int
+    suggest_reasons: list[int]
+
+
+class TransientTaskFailed(Note, frozen=True, tag="transient-failed"):
+    """A transient workflow task failed or timed out; there is no event. cause: WorkflowTaskFailedCause, 0 for a timeout."""
+
+    cause: int
+    failure: Failure | None
+
+
+class FirstTaskReleased(Note, frozen=True, tag="first-task"):
+    """The wait before the first workflow task is over (it passed, or a request ended it)."""
+
+
+class StickyChanged(Note, frozen=True, tag="sticky"):
+    """The worker asked for a queue of its own ("" ends that). timeout: how long it has to take a task, nanoseconds."""
+
+    queue: str
+    timeout: int
+
+
+class ActivityStarted(Note, frozen=True, tag="activity-started"):
+    """An activity attempt was handed to a worker. Its event is written when the activity ends."""
+
+    scheduled_event_id: int
+    at: int
+    request_id: str
+    identity: str
+
+
+class ActivityRetryScheduled(Note, frozen=True, tag="activity-retry"):
+    """An attempt failed or timed out; the next one may start at `at`."""
+
+    scheduled_event_id: int
+    at: int
+    failed_at: int
+    failure: Failure
+
+
+ALL = (
+    RunCreated,
+    EventBuffered,
+    BufferFlushed,
+    BufferedEventDropped,
+    TransientTaskScheduled,
+    TaskHeartbeat,
+    TransientTaskStarted,
+    TransientTaskFailed,
+    FirstTaskReleased,
+    StickyChanged,
+    ActivityStarted,
+    ActivityRetryScheduled,
+)

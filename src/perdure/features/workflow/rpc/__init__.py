@@ -1,0 +1,1 @@
+"""The RPCs of workflows, thin: check the request, ask the engine, answer."""

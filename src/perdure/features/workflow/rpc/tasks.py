@@ -1,0 +1,152 @@
+"""PollWorkflowTaskQueue, RespondWorkflowTaskCompleted, RespondWorkflowTaskFailed."""
+
+from __future__ import annotations
+
+from temporalio.api.common.v1 import WorkflowExecution as WorkflowExecutionId
+from temporalio.api.enums.v1 import WorkflowTaskFailedCause
+from temporalio.api.history.v1 import History
+from temporalio.api.workflowservice.v1 import (
+    PollWorkflowTaskQueueRequest,
+    PollWorkflowTaskQueueResponse,
+    RespondWorkflowTaskCompletedRequest,
+    RespondWorkflowTaskCompletedResponse,
+    RespondWorkflowTaskFailedRequest,
+    RespondWorkflowTaskFailedResponse,
+)
+
+from perdure.core.call import Call, MethodTable
+from perdure.core.clock import SECOND, to_timestamp
+from perdure.core.errors import ApiError, not_found
+from perdure.core.execution import RunKey
+from perdure.engine.transaction import Transaction
+from perdure.features.workflow.completion import complete_task
+from perdure.features.workflow.effects import WORKFLOW_QUEUE
+from perdure.features.workflow.interaction import CLOSED
+from perdure.features.workflow.jobs import DispatchWorkflowTask
+from perdure.features.workflow.rpc.paging import HistoryPages
+from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
+from perdure.features.workflow.state import TaskStatus, WorkflowTask
+from perdure.features.workflow.step import WorkflowStep
+from perdure.features.workflow.task import fail_task, schedule_task, start_task, task_events
+from perdure.features.workflow.tokens import TaskToken, decode_token, encode_token
+from perdure.matching.task_queue import QueueKey, Task
+
+ANSWER_BEFORE = 1 * SECOND
+"""An empty answer leaves so much earlier than the caller's deadline, so that it arrives in time."""
+
+
+class TaskRpc:
+    """Hands workflow tasks to workers and takes their answers."""
+
+    def __init__(self, services: WorkflowServices, pages: HistoryPages) -> None:
+        self._services = services
+        self._pages = pages
+
+    def register(self, methods: MethodTable) -> None:
+        methods.handle("PollWorkflowTaskQueue", self.poll)
+        methods.handle("RespondWorkflowTaskCompleted", self.complete)
+        methods.handle("RespondWorkflowTaskFailed", self.fail)
+
+    async def poll(self, request: PollWorkflowTaskQueueRequest, call: Call) -> PollWorkflowTaskQueueResponse:
+        key = QueueKey(call.namespace_id, request.task_queue.name, WORKFLOW_QUEUE)
+        until = poll_until(call, self._services)
+        while True:
+            task = await self._services.matching.poll(key, request.identity, until, is_connected=call.is_connected)
+            if task is None:
+                return PollWorkflowTaskQueueResponse()
+            response = await self._start(task, request)
+            if response is not None:
+                return response
+
+    async def _start(self, task: Task, request: PollWorkflowTaskQueueRequest) -> PollWorkflowTaskQueueResponse | None:
+        """Claim the task; None when it is stale."""
+        key, job = task.key, task.job
+        assert isinstance(job, DispatchWorkflowTask)
+
+        def decide(step: WorkflowStep, transaction: Transaction) -> bool:
+            current = step.task
+            if not current.is_scheduled or current.scheduled_event_id != job.scheduled_event_id or current.attempt != job.attempt:
+                return False
+            start_task(step, request.identity, transaction.ids.uuid())
+            return True
+
+        try:
+            if not await self._services.step(key.namespace_id, key.business_id, key.run_id, decide):
+                return None
+        except ApiError as error:
+            if error.code.name == "NOT_FOUND":
+                return None
+            raise
+        execution = await self._services.run(key.namespace_id, key.business_id, key.run_id)
+        is_sticky = request.task_queue.name != execution.state.task_queue
+        return await self.task_response(execution, is_sticky=is_sticky)
+
+    async def task_response(self, execution: WorkflowExecution, *, is_sticky: bool) -> PollWorkflowTaskQueueResponse:
+        """The started task as a worker gets it: with the history it has not seen (sticky), or all of it."""
+        state = execution.state
+        task = execution.volatile.speculative or state.task
+        key = execution.key
+        last = task.started_event_id if task.status == TaskStatus.STARTED else state.next_event_id - 1
+        first = task.last_started_event_id + 1 if is_sticky else 1
+        history, next_page_token = await self._pages.first(execution, first, last)
+        if task.status != TaskStatus.STARTED and not next_page_token:
+            history += History(events=task_events(state, task)).SerializeToString()
+        response = PollWorkflowTaskQueueResponse(
+            task_token=encode_token(_token(key, task)),
+            workflow_execution=WorkflowExecutionId(workflow_id=key.business_id, run_id=key.run_id),
+            workflow_type=state.started.workflow_type, previous_started_event_id=state.task.last_started_event_id,
+            started_event_id=task.started_event_id, attempt=task.attempt, next_page_token=next_page_token,
+            workflow_execution_task_queue={"name": state.task_queue, "kind": 1},
+            scheduled_time=to_timestamp(task.scheduled_at), started_time=to_timestamp(task.started_at),
+        )  # fmt: skip
+        response.history.MergeFromString(history)
+        return response
+
+    async def complete(self, request: RespondWorkflowTaskCompletedRequest, call: Call) -> RespondWorkflowTaskCompletedResponse:
+        token = decode_token(request.task_token)
+
+        def decide(step: WorkflowStep, transaction: Transaction) -> object:
+            _check_token(step, token, "Workflow task not found.")
+            return complete_task(step, transaction, request)
+
+        await self._services.step(token.namespace_id, token.workflow_id, token.run_id, decide)
+        response = RespondWorkflowTaskCompletedResponse()
+        if request.return_new_workflow_task:
+            execution = await self._services.run(token.namespace_id, token.workflow_id, token.run_id)
+            if (execution.volatile.speculative or execution.state.task).is_started:
+                response.workflow_task.CopyFrom(await self.task_response(execution, is_sticky=True))
+        return response
+
+    async def fail(self, request: RespondWorkflowTaskFailedRequest, call: Call) -> RespondWorkflowTaskFailedResponse:
+        token = decode_token(request.task_token)
+
+        def decide(step: WorkflowStep, transaction: Transaction) -> None:
+            if not step.state.is_open:
+                raise not_found(CLOSED)
+            _check_token(step, token, "Workflow task not found.")
+            cause = request.cause or WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNSPECIFIED
+            failure = request.failure if request.HasField("failure") else None
+            fail_task(step, cause, failure, request.identity, binary_checksum=request.binary_checksum)
+            schedule_task(step)
+
+        await self._services.step(token.namespace_id, token.workflow_id, token.run_id, decide)
+        return RespondWorkflowTaskFailedResponse()
+
+
+def poll_until(call: Call, services: WorkflowServices) -> int:
+    """When a long poll is answered with nothing."""
+    until = services.clock.now() + services.limits.matching_long_poll_ns
+    return min(until, call.deadline - ANSWER_BEFORE) if call.deadline is not None else until
+
+
+def _token(key: RunKey, task: WorkflowTask) -> TaskToken:
+    return TaskToken(
+        key.namespace_id, key.business_id, key.run_id, task.scheduled_event_id, task.attempt, task.started_event_id, clock=task.started_at
+    )
+
+
+def _check_token(step: WorkflowStep, token: TaskToken, message: str) -> None:
+    """The answer must belong to the present attempt of the present task."""
+    task = step.task
+    if not step.state.is_open or not task.is_started or _token(step.key, task) != token:
+        raise not_found(message)

@@ -1,0 +1,70 @@
+"""What the workflow feature's RPCs and effects share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from perdure.core.clock import Clock
+from perdure.core.errors import ApiError, not_found
+from perdure.core.execution import ChainKey
+from perdure.core.limits import Limits
+from perdure.engine.engine import Engine
+from perdure.engine.live import AnyExecution, Execution
+from perdure.engine.transaction import Transaction
+from perdure.features.namespace.registry import NamespaceRegistry
+from perdure.features.workflow.kind import WORKFLOW
+from perdure.features.workflow.state import WorkflowState, WorkflowVolatile
+from perdure.features.workflow.step import WorkflowStep
+from perdure.matching.matching import Matching
+
+R = TypeVar("R")
+WorkflowExecution = Execution[WorkflowState, WorkflowVolatile]
+
+
+@dataclass(slots=True)
+class WorkflowServices:
+    """The parts of the server that workflows need."""
+
+    engine: Engine
+    matching: Matching
+    namespaces: NamespaceRegistry
+    clock: Clock
+    limits: Limits
+
+    async def step(self, namespace_id: str, workflow_id: str, run_id: str, decide: Callable[[WorkflowStep, Transaction], R]) -> R:
+        """Step a run (the current one without run id); the result is durable on return. Raises ApiError NOT_FOUND when there is none.
+
+        A decision that returns an ApiError has that error raised, after what it recorded is durable.
+        """
+        key = ChainKey(namespace_id, WORKFLOW, workflow_id)
+
+        def with_step(transaction: Transaction) -> R:
+            if transaction.run is None:
+                raise no_such_run(workflow_id, run_id)
+            return decide(step_of(transaction, transaction.run), transaction)
+
+        result = await self.engine.transact(key, run_id, with_step)
+        if isinstance(result, ApiError):
+            raise result
+        return result
+
+    async def run(self, namespace_id: str, workflow_id: str, run_id: str) -> WorkflowExecution:
+        """A run to read from, everything known about it durable. Raises ApiError NOT_FOUND."""
+        execution = await self.engine.read(ChainKey(namespace_id, WORKFLOW, workflow_id), run_id)
+        if execution is None:
+            raise no_such_run(workflow_id, run_id)
+        return execution
+
+
+def step_of(transaction: Transaction, execution: AnyExecution) -> WorkflowStep:
+    """The step of a workflow run in a transaction."""
+    return cast(WorkflowStep, transaction.step(execution))
+
+
+def no_such_run(workflow_id: str, run_id: str) -> ApiError:
+    """The official wording: with a run id, it names both."""
+    if run_id:
+        return not_found(f'workflow execution not found for workflow ID "{workflow_id}" and run ID "{run_id}"')
+    return not_found(f"workflow not found for ID: {workflow_id}")

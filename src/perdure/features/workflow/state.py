@@ -1,0 +1,262 @@
+"""What a workflow run remembers: a tree of small parts, the fold of its journal.
+
+Times are nanoseconds since the epoch, 0 where not set; timeouts are nanoseconds, 0 for none.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+
+import msgspec
+from temporalio.api.common.v1 import Payload, Payloads, Priority, RetryPolicy
+from temporalio.api.enums.v1 import TimeoutType
+from temporalio.api.failure.v1 import Failure
+from temporalio.api.history.v1 import ActivityTaskScheduledEventAttributes, HistoryEvent, WorkflowExecutionStartedEventAttributes
+from temporalio.api.sdk.v1 import UserMetadata
+
+from perdure.core.clock import SECOND, duration_ns
+from perdure.core.jobs import Job, Part
+from perdure.features.workflow.jobs import (
+    ActivityTimeout,
+    DispatchActivityTask,
+    DispatchWorkflowTask,
+    FireTimer,
+    FirstTaskDue,
+    FlushOrphans,
+    RunTimeout,
+    WorkflowTaskTimeout,
+)
+
+
+class Status(enum.IntEnum):
+    """How a run stands; the numbers are ``temporal.api.enums.v1.WorkflowExecutionStatus``."""
+
+    RUNNING = 1
+    COMPLETED = 2
+    FAILED = 3
+    CANCELED = 4
+    TERMINATED = 5
+    CONTINUED_AS_NEW = 6
+    TIMED_OUT = 7
+    PAUSED = 8
+
+
+class TaskStatus(enum.IntEnum):
+    """Where the workflow task stands. The table of its transitions opens ``task.py``.
+
+    TRANSIENT: a retry whose events are not in history (yet): they are written when it completes. SPECULATIVE tasks are not here:
+    they live in :class:`WorkflowVolatile`, in memory only.
+    """
+
+    NONE = 0
+    SCHEDULED = 1
+    STARTED = 2
+    TRANSIENT_SCHEDULED = 3
+    TRANSIENT_STARTED = 4
+    SPECULATIVE_SCHEDULED = 5
+    SPECULATIVE_STARTED = 6
+
+
+class WorkflowTask(msgspec.Struct):
+    """The one workflow task a run may have at a time.
+
+    attempt: of the present or next task; more than 1 makes it transient. sticky: it was scheduled to the sticky queue, whose worker has until
+    schedule_to_start_deadline to take it. last_started_event_id: of the last completed task (what the worker has seen).
+    """
+
+    status: TaskStatus = TaskStatus.NONE
+    attempt: int = 1
+    scheduled_event_id: int = 0
+    started_event_id: int = 0
+    scheduled_at: int = 0
+    original_scheduled_at: int = 0
+    started_at: int = 0
+    start_to_close_timeout: int = 0
+    schedule_to_start_deadline: int = 0
+    sticky: bool = False
+    request_id: str = ""
+    identity: str = ""
+    history_size_bytes: int = 0
+    suggest_reasons: list[int] = []
+    last_started_event_id: int = 0
+    last_failure_cause: int = 0
+    last_failure: Failure | None = None
+    problems: int = 0
+
+    @property
+    def is_pending(self) -> bool:
+        return self.status != TaskStatus.NONE
+
+    @property
+    def is_started(self) -> bool:
+        return self.status in (TaskStatus.STARTED, TaskStatus.TRANSIENT_STARTED, TaskStatus.SPECULATIVE_STARTED)
+
+    @property
+    def is_scheduled(self) -> bool:
+        return self.is_pending and not self.is_started
+
+    @property
+    def is_written(self) -> bool:
+        """Whether its scheduled event is in history."""
+        return self.status in (TaskStatus.SCHEDULED, TaskStatus.STARTED)
+
+    def jobs(self, state: WorkflowState) -> Iterable[Job]:
+        if self.is_scheduled:
+            yield DispatchWorkflowTask(0, self.scheduled_event_id, self.attempt)
+            if self.schedule_to_start_deadline:
+                yield WorkflowTaskTimeout(self.schedule_to_start_deadline, self.scheduled_event_id, self.attempt, False)
+        elif self.is_started:
+            yield WorkflowTaskTimeout(self.started_at + self.start_to_close_timeout, self.scheduled_event_id, self.attempt, True)
+
+
+class Activity(msgspec.Struct):
+    """A pending activity.
+
+    stamp: grows with everything that makes an earlier dispatch or token stale (a new attempt, an update of its options).
+    scheduled_at: when the present attempt may start. first_scheduled_at: when the activity was scheduled.
+    heartbeat_at, heartbeat_details: beside the journal, overwritten.
+    """
+
+    scheduled_event_id: int
+    attributes: ActivityTaskScheduledEventAttributes
+    first_scheduled_at: int
+    scheduled_at: int
+    attempt: int = 1
+    stamp: int = 1
+    started_at: int = 0
+    request_id: str = ""
+    identity: str = ""
+    cancel_requested: bool = False
+    cancel_requested_event_id: int = 0
+    last_failure: Failure | None = None
+    last_worker: str = ""
+    last_attempt_complete_at: int = 0
+    heartbeat_at: int = 0
+    heartbeat_details: Payloads | None = None
+
+    @property
+    def activity_id(self) -> str:
+        return self.attributes.activity_id
+
+    def deadline(self) -> tuple[int, int] | None:
+        """The earliest timeout: (when, TimeoutType), or None when no timeout runs."""
+        attributes = self.attributes
+        deadlines: list[tuple[int, int]] = []
+        if timeout := duration_ns(attributes.schedule_to_close_timeout):
+            deadlines.append((self.first_scheduled_at + timeout, TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE))
+        if self.started_at:
+            if timeout := duration_ns(attributes.start_to_close_timeout):
+                deadlines.append((self.started_at + timeout, TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE))
+            if timeout := duration_ns(attributes.heartbeat_timeout):
+                deadlines.append((max(self.started_at, self.heartbeat_at) + timeout, TimeoutType.TIMEOUT_TYPE_HEARTBEAT))
+        elif timeout := duration_ns(attributes.schedule_to_start_timeout):
+            deadlines.append((self.scheduled_at + timeout, TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START))
+        return min(deadlines, default=None)
+
+    def jobs(self, state: WorkflowState) -> Iterable[Job]:
+        if not self.started_at:
+            due = self.scheduled_at if self.scheduled_at > self.first_scheduled_at or self.attempt > 1 else 0
+            yield DispatchActivityTask(due, self.scheduled_event_id, self.stamp)
+        deadline = self.deadline()
+        if deadline is not None:
+            yield ActivityTimeout(deadline[0], self.scheduled_event_id, self.stamp, deadline[1])
+
+
+class Timer(msgspec.Struct):
+    """A workflow timer that has not fired."""
+
+    timer_id: str
+    started_event_id: int
+    fire_at: int
+
+    def jobs(self, state: WorkflowState) -> Iterable[Job]:
+        yield FireTimer(self.fire_at, self.timer_id, self.started_event_id)
+
+
+class WorkflowState(msgspec.Struct):
+    """The fold of a run's journal.
+
+    started: the attributes of its first event (without the input, which history keeps). buffer: events that wait for
+    the end of the workflow task.
+    """
+
+    status: Status = Status.RUNNING
+    workflow_id: str = ""
+    run_id: str = ""
+    started: WorkflowExecutionStartedEventAttributes = msgspec.field(default_factory=WorkflowExecutionStartedEventAttributes)
+    start_at: int = 0
+    execution_at: int = 0
+    close_at: int = 0
+    close_event_id: int = 0
+    retention: int = 0
+    next_event_id: int = 1
+    history_size: int = 0
+    task: WorkflowTask = msgspec.field(default_factory=WorkflowTask)
+    first_task_pending: bool = False
+    run_deadline: int = 0
+    execution_deadline: int = 0
+    sticky_queue: str = ""
+    sticky_timeout: int = 0
+    activities: dict[int, Activity] = {}
+    activity_ids: dict[str, int] = {}
+    timers: dict[str, Timer] = {}
+    buffer: list[HistoryEvent] = []
+    #: The next so many events of the journal were applied before (when they were buffered).
+    numbering: int = 0
+    cancel_requested: bool = False
+    cancel_request_id: str = ""
+    close_attempted: bool = False
+    signal_count: int = 0
+    signal_request_ids: dict[str, bool] = {}
+    start_request_id: str = ""
+    request_ids: dict[str, tuple[int, int]] = {}
+    memo: dict[str, Payload] = {}
+    search_attributes: dict[str, Payload] = {}
+    memo_bytes: bytes = b""
+    search_attributes_json: str = "{}"
+    priority: Priority = msgspec.field(default_factory=Priority)
+    retry_policy: RetryPolicy | None = None
+    user_metadata: UserMetadata | None = None
+    last_completed_identity: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        return self.status in (Status.RUNNING, Status.PAUSED)
+
+    @property
+    def task_queue(self) -> str:
+        return self.started.task_queue.name
+
+    def deadline(self) -> int:
+        """When the run times out; 0 for never."""
+        return min((d for d in (self.run_deadline, self.execution_deadline) if d), default=0)
+
+    def parts(self) -> Iterable[Part]:
+        yield self
+        yield self.task
+        yield from self.activities.values()
+        yield from self.timers.values()
+
+    def jobs(self, state: WorkflowState) -> Iterable[Job]:
+        if not self.is_open:
+            return
+        if self.first_task_pending:
+            yield FirstTaskDue(max(self.execution_at, 1))
+        if deadline := self.deadline():
+            yield RunTimeout(deadline)
+        if self.buffer and not self.task.is_started:
+            yield FlushOrphans(self.start_at + SECOND)
+
+
+class WorkflowVolatile:
+    """What a run has in memory only; losing it loses nothing that anyone was promised.
+
+    speculative: a workflow task that exists nowhere else. queries: waiting for an answer; owned by ``queries.py``.
+    """
+
+    __slots__ = ("queries", "speculative")
+
+    def __init__(self) -> None:
+        self.speculative: WorkflowTask | None = None
+        self.queries: dict[str, object] = {}

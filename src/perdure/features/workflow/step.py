@@ -1,0 +1,209 @@
+"""A step of a workflow run: numbers events, and buffers those that arrive while a workflow task runs.
+
+Events that tell the worker something new (a signal, a result) may not get between a workflow task's started and completed events. So they are applied at
+once but numbered at the end of the step, or, while a task runs, at the end of the task. Events that a worker's command or a task makes are numbered
+at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from google.protobuf.message import Message
+from temporalio.api.common.v1 import Link
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.api.sdk.v1 import UserMetadata
+
+from perdure.core.clock import to_timestamp
+from perdure.core.limits import Limits
+from perdure.core.step import Step
+from perdure.features.workflow import notes
+from perdure.features.workflow.registry import ATTRIBUTES, EVENT_APPLIERS
+from perdure.features.workflow.state import WorkflowState, WorkflowTask, WorkflowVolatile
+
+E = EventType
+
+NUMBERED_AT_ONCE = frozenset(
+    {
+        E.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED,
+        E.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,
+        E.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED,
+        E.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT,
+        E.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED,
+        E.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW,
+        E.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED,
+        E.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
+        E.EVENT_TYPE_WORKFLOW_TASK_STARTED,
+        E.EVENT_TYPE_WORKFLOW_TASK_COMPLETED,
+        E.EVENT_TYPE_WORKFLOW_TASK_FAILED,
+        E.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT,
+        E.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED,
+        E.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED,
+        E.EVENT_TYPE_TIMER_STARTED,
+        E.EVENT_TYPE_TIMER_CANCELED,
+        E.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED,
+        E.EVENT_TYPE_MARKER_RECORDED,
+        E.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED,
+        E.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED,
+        E.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES,
+        E.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED,
+        E.EVENT_TYPE_NEXUS_OPERATION_SCHEDULED,
+        E.EVENT_TYPE_NEXUS_OPERATION_CANCEL_REQUESTED,
+        E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED,
+        E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED,
+    }
+)
+"""Run and task events, and what comes straight from a worker's command or message; all others are bufferable."""
+
+FLUSHED_LAST = frozenset(
+    {
+        E.EVENT_TYPE_ACTIVITY_TASK_COMPLETED,
+        E.EVENT_TYPE_ACTIVITY_TASK_FAILED,
+        E.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT,
+        E.EVENT_TYPE_ACTIVITY_TASK_CANCELED,
+        E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED,
+        E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_FAILED,
+        E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TIMED_OUT,
+        E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_CANCELED,
+        E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED,
+        E.EVENT_TYPE_NEXUS_OPERATION_COMPLETED,
+        E.EVENT_TYPE_NEXUS_OPERATION_FAILED,
+        E.EVENT_TYPE_NEXUS_OPERATION_CANCELED,
+        E.EVENT_TYPE_NEXUS_OPERATION_TIMED_OUT,
+    }
+)
+"""Results go behind everything else that was buffered (SDKs rely on seeing signals first)."""
+
+MAY_BE_IGNORED = frozenset(
+    {
+        E.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED,
+        E.EVENT_TYPE_NEXUS_OPERATION_CANCEL_REQUEST_COMPLETED,
+        E.EVENT_TYPE_NEXUS_OPERATION_CANCEL_REQUEST_FAILED,
+        E.EVENT_TYPE_WORKFLOW_EXECUTION_PAUSED,
+        E.EVENT_TYPE_WORKFLOW_EXECUTION_UNPAUSED,
+    }
+)
+"""Events that an older SDK may skip; marked so that it does not take them for an error."""
+
+TASK_ID_BASE = 1 << 20
+"""Task ids are only required to grow with the event ids; tools expect them not to be 0."""
+
+
+class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
+    """The step that decisions about a workflow run get."""
+
+    def __init__(self, limits: Limits, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.limits = limits
+        self._waiting: list[HistoryEvent] = []
+
+    @property
+    def task(self) -> WorkflowTask:
+        """The present workflow task, durable or speculative."""
+        return self.volatile.speculative or self.state.task
+
+    @property
+    def has_waiting_events(self) -> bool:
+        """Whether events wait for their ids."""
+        return bool(self._waiting or self.state.buffer)
+
+    def event(
+        self, attributes: Message, *, links: Iterable[Link] = (), user_metadata: UserMetadata | None = None, at: int | None = None,
+    ) -> HistoryEvent:  # fmt: skip
+        """Record an event; its type follows from the attributes. Its id is set on return, unless it is bufferable.
+
+        at: the time it shows, now by default.
+        """
+        event_type, field = ATTRIBUTES[type(attributes)]
+        event = HistoryEvent(event_time=to_timestamp(self.now if at is None else at), event_type=event_type, links=links)  # pyright: ignore
+        getattr(event, field).MergeFrom(attributes)
+        if user_metadata is not None and user_metadata.ByteSize():
+            event.user_metadata.CopyFrom(user_metadata)
+        if event_type in MAY_BE_IGNORED:
+            event.worker_may_ignore = True
+        if event_type in NUMBERED_AT_ONCE:
+            self._number(event)
+            self.append(event)
+        else:
+            EVENT_APPLIERS[event_type](self.state, event, self.touch)
+            self._waiting.append(event)
+        return event
+
+    def flush(self) -> None:
+        """Give ids to everything that waits for one. The task must have ended."""
+        buffered = self.state.buffer
+        waiting = self._waiting
+        if not buffered and not waiting:
+            return
+        arrived_before = {id(event) for event in buffered}
+        ordered = sorted([*buffered, *waiting], key=lambda event: event.event_type in FLUSHED_LAST)
+        self._waiting = []
+        started: dict[tuple[int, int], int] = {}
+        for position, event in enumerate(ordered):
+            self._number(event, self.state.next_event_id + position)
+            _wire(event, started)
+        for event in ordered:
+            if id(event) in arrived_before:
+                # Applied when it arrived, in an earlier journal row; reading this row back must not apply it again.
+                self.note(notes.BufferFlushed(1))
+            self.append(event, applied=True)
+
+    def drop_buffered(self, event_type: EventType.ValueType, **match: Any) -> HistoryEvent | None:
+        """Forget a waiting event whose attributes have these values, and return it; None if there is none."""
+        field = next(f for t, f in ATTRIBUTES.values() if t == event_type)
+
+        def matches(event: HistoryEvent) -> bool:
+            return event.event_type == event_type and all(getattr(getattr(event, field), k) == v for k, v in match.items())
+
+        for event in self._waiting:
+            if matches(event):
+                self._waiting.remove(event)
+                return event
+        for index, event in enumerate(self.state.buffer):
+            if matches(event):
+                self.note(notes.BufferedEventDropped(index))
+                return event
+        return None
+
+    def finish(self) -> None:
+        """At the end of the step: number what waits, or, while a task runs, put it into the buffer."""
+        if self.task.is_started and self.state.is_open:
+            for event in self._waiting:
+                self.notes.append((self.event_count, notes.EventBuffered(event)))
+                self.state.buffer.append(event)
+            self._waiting = []
+        else:
+            self.flush()
+
+    def _number(self, event: HistoryEvent, event_id: int | None = None) -> None:
+        event.event_id = self.state.next_event_id if event_id is None else event_id
+        event.task_id = TASK_ID_BASE + event.event_id
+
+
+_STARTED_FIELDS = {
+    E.EVENT_TYPE_ACTIVITY_TASK_COMPLETED: ("activity_task_completed_event_attributes", "scheduled_event_id"),
+    E.EVENT_TYPE_ACTIVITY_TASK_FAILED: ("activity_task_failed_event_attributes", "scheduled_event_id"),
+    E.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT: ("activity_task_timed_out_event_attributes", "scheduled_event_id"),
+    E.EVENT_TYPE_ACTIVITY_TASK_CANCELED: ("activity_task_canceled_event_attributes", "scheduled_event_id"),
+    E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED: ("child_workflow_execution_completed_event_attributes", "initiated_event_id"),
+    E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_FAILED: ("child_workflow_execution_failed_event_attributes", "initiated_event_id"),
+    E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TIMED_OUT: ("child_workflow_execution_timed_out_event_attributes", "initiated_event_id"),
+    E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_CANCELED: ("child_workflow_execution_canceled_event_attributes", "initiated_event_id"),
+    E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED: ("child_workflow_execution_terminated_event_attributes", "initiated_event_id"),
+}
+
+
+def _wire(event: HistoryEvent, started: dict[tuple[int, int], int]) -> None:
+    """Results refer to the id of their started event, which may have been buffered with them and got its id only now."""
+    if event.event_type == E.EVENT_TYPE_ACTIVITY_TASK_STARTED:
+        started[0, event.activity_task_started_event_attributes.scheduled_event_id] = event.event_id
+    elif event.event_type == E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED:
+        started[1, event.child_workflow_execution_started_event_attributes.initiated_event_id] = event.event_id
+    elif event.event_type in _STARTED_FIELDS:
+        field, key = _STARTED_FIELDS[event.event_type]
+        attributes = getattr(event, field)
+        event_id = started.get((int(key == "initiated_event_id"), getattr(attributes, key)))
+        if event_id is not None:
+            attributes.started_event_id = event_id
