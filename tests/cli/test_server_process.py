@@ -10,15 +10,31 @@ import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
 import pytest
+from temporalio import activity, workflow
 from temporalio.client import Client
+from temporalio.common import SearchAttributeKey
 from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
 
 StartLocal = Callable[..., Awaitable[WorkflowEnvironment]]
 SECONDS_TO_START = 20.0
+
+
+@activity.defn
+async def greet(name: str) -> str:
+    return f"Hello, {name}"
+
+
+@workflow.defn(sandboxed=False)
+class Greeting:
+    @workflow.run
+    async def run(self, name: str) -> str:
+        return await workflow.execute_activity(greet, name, start_to_close_timeout=timedelta(seconds=10))
 
 
 @contextlib.asynccontextmanager
@@ -98,8 +114,11 @@ async def test_is_an_existing_executable_for_the_sdk(tmp_path: Path, capfd: pyte
     executable.chmod(0o755)
     # One of the SDK's generics is open.
     start = cast("StartLocal", WorkflowEnvironment.start_local)  # pyright: ignore[reportUnknownMemberType]
-    async with await start(dev_server_existing_path=str(executable)) as environment:
-        assert [run async for run in environment.client.list_workflows()] == []
+    attribute = SearchAttributeKey.for_keyword("City")
+    async with await start(dev_server_existing_path=str(executable), search_attributes=[attribute], ui=True) as environment:
+        client = environment.client
+        async with Worker(client, task_queue="greetings", workflows=[Greeting], activities=[greet]):
+            assert await client.execute_workflow(Greeting.run, "SDK", id="greeting-1", task_queue="greetings") == "Hello, SDK"
     assert capfd.readouterr().err == ""
 
 
