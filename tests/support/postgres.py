@@ -108,14 +108,14 @@ def _free_port() -> int:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    async def connect() -> None:
+    async def try_once() -> None:
         connection = await connect(f"postgresql://postgres@127.0.0.1:{port}/postgres", {})
         await connection.close()
 
     deadline = time.monotonic() + _START_SECONDS
     while True:
         try:
-            asyncio.run(connect())
+            asyncio.run(try_once())
             return
         except (OSError, asyncpg.CannotConnectNowError):
             if process.poll() is not None or time.monotonic() > deadline:

@@ -89,6 +89,8 @@ class PostgresStore(SqlStore):
             "search_path": SCHEMA,
             # Statements are few and prepared; planning them anew for each set of arguments costs more than running them.
             "plan_cache_mode": "force_generic_plan",
+            # A plan is kept for long, and the first is made when the tables are still empty.
+            "enable_seqscan": "off",
             "jit": "off",
         }
         return await connect(self._url, settings)

@@ -177,12 +177,10 @@ _LOCATE = """
 WITH RECURSIVE located (low, high) AS (
     SELECT CAST(0 AS BIGINT), COALESCE(MAX(sequence), 0) + 1 FROM journal WHERE uid = $1
     UNION ALL
-    SELECT CASE WHEN reached THEN middle ELSE low END, CASE WHEN reached THEN high ELSE middle END
-    FROM (
-        SELECT low, high, (low + high) / 2 AS middle,
-            COALESCE((SELECT first_event_id FROM journal WHERE uid = $1 AND sequence = (low + high) / 2) <= $2, FALSE) AS reached
-        FROM located WHERE high - low > 1
-    ) AS halves
+    SELECT CASE WHEN middle.first_event_id <= $2 THEN (low + high) / 2 ELSE low END,
+        CASE WHEN middle.first_event_id <= $2 THEN high ELSE (low + high) / 2 END
+    FROM located LEFT JOIN journal AS middle ON middle.uid = $1 AND middle.sequence = (low + high) / 2
+    WHERE high - low > 1
 )"""
 _SELECT_HISTORY = f"{_LOCATE} SELECT uid, sequence, first_event_id, event_count, events FROM journal WHERE uid = $1 AND event_count > 0"
 _LOCATED = "(SELECT low FROM located WHERE high - low <= 1)"

@@ -90,7 +90,7 @@ def _store_errors() -> Generator[None]:
         yield
     except sqlite3.IntegrityError as error:
         raise DuplicateRowError(f"SQLite: {error}") from error
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OverflowError, UnicodeError) as error:  # the latter: a number or a text that does not fit
         raise StoreError(f"SQLite: {error}") from error
 
 
@@ -130,6 +130,7 @@ class SqliteStore(SqlStore):
                 self._scanner = self._open_reader()
                 self._thread = WriterThread("perdure-sqlite-writer")
                 self._scans = ThreadPoolExecutor(1, "perdure-sqlite-scan")
+                self._thread.later(self._give_back_space)  # what the last process did not get to
         except sqlite3.Error as error:
             await self.close()
             raise StoreOpenError(f"{self.description} cannot be used: {error}. {_advice(error)}") from error
