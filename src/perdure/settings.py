@@ -241,7 +241,21 @@ def _check_database(database: str) -> str:
         raise SettingsError(
             f"cannot use a database of the kind {scheme[1]}://; give the path of a SQLite file or postgresql://user@host:5432/database"
         )
+    if scheme is not None:
+        from urllib.parse import urlsplit
+
+        try:
+            _ = urlsplit(database).port
+        except ValueError as error:
+            # The URL itself is not shown: it may hold a password.
+            raise SettingsError(f"not a valid URL: {error}; it must look like postgresql://user@host:5432/database") from None
     return database
+
+
+def _check_namespaces(namespaces: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(namespaces):
+        raise SettingsError("a namespace needs a name")
+    return namespaces
 
 
 def _check_ip(ip: str) -> str:
@@ -289,6 +303,7 @@ def _official_spelling(key: str) -> str:
 _CHECKS: Mapping[str, Any] = {
     "database": _check_database,
     "ip": _check_ip,
+    "namespaces": _check_namespaces,
     "search_attributes": _check_search_attributes,
     "dynamic_config": _check_dynamic_config,
 }
