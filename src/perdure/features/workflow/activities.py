@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import msgspec
 from temporalio.api.command.v1 import Command
-from temporalio.api.common.v1 import ActivityType, Payload, Payloads, RetryPolicy
+from temporalio.api.common.v1 import ActivityType, Payload, Payloads, RetryPolicy, WorkerVersionStamp
 from temporalio.api.enums.v1 import CommandType, EventType, RetryState, TimeoutType, WorkflowTaskFailedCause
 from temporalio.api.failure.v1 import Failure, TimeoutFailureInfo
 from temporalio.api.history.v1 import (
@@ -125,9 +125,11 @@ def _scheduled(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
 
 
 # -- starting -----------------------------------------------------------------------------------------------------
-def start_activity(step: WorkflowStep, activity: Activity, identity: str, request_id: str) -> None:
+def start_activity(
+    step: WorkflowStep, activity: Activity, identity: str, request_id: str, worker_version: WorkerVersionStamp | None = None
+) -> None:
     """Hand an attempt to a worker; durable before the worker sees it."""
-    step.note(notes.ActivityStarted(activity.scheduled_event_id, step.now, request_id, identity))
+    step.note(notes.ActivityStarted(activity.scheduled_event_id, step.now, request_id, identity, worker_version))
 
 
 @applies_note(notes.ActivityStarted)
@@ -136,6 +138,7 @@ def _started(state: WorkflowState, note: notes.ActivityStarted, touch: Touch) ->
     activity.started_at = note.at
     activity.request_id = note.request_id
     activity.identity = activity.last_worker = note.identity
+    activity.worker_version = note.worker_version
     activity.heartbeat_at = 0
     touch(activity)
 
@@ -307,7 +310,7 @@ def _write_started(step: WorkflowStep, activity: Activity) -> int:
     event = step.event(
         ActivityTaskStartedEventAttributes(
             scheduled_event_id=activity.scheduled_event_id, identity=activity.identity, request_id=activity.request_id, attempt=activity.attempt,
-            last_failure=activity.last_failure,
+            last_failure=activity.last_failure, worker_version=activity.worker_version,
         ),
         at=activity.started_at or step.now,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from temporalio.api.common.v1 import WorkerVersionStamp
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import HistoryEvent
 
@@ -57,6 +58,7 @@ class TransientTaskStarted(Note, frozen=True, tag="transient-started"):
     identity: str
     history_size_bytes: int
     suggest_reasons: list[int]
+    worker_version: WorkerVersionStamp | None = None
 
 
 class TransientTaskFailed(Note, frozen=True, tag="transient-failed"):
@@ -84,6 +86,7 @@ class ActivityStarted(Note, frozen=True, tag="activity-started"):
     at: int
     request_id: str
     identity: str
+    worker_version: WorkerVersionStamp | None = None
 
 
 class ActivityRetryScheduled(Note, frozen=True, tag="activity-retry"):

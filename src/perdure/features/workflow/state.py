@@ -9,7 +9,7 @@ import enum
 from collections.abc import Iterable
 
 import msgspec
-from temporalio.api.common.v1 import Payload, Payloads, Priority, RetryPolicy
+from temporalio.api.common.v1 import Payload, Payloads, Priority, RetryPolicy, WorkerVersionStamp
 from temporalio.api.enums.v1 import TimeoutType
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import ActivityTaskScheduledEventAttributes, HistoryEvent, WorkflowExecutionStartedEventAttributes
@@ -79,6 +79,7 @@ class WorkflowTask(msgspec.Struct):
     identity: str = ""
     history_size_bytes: int = 0
     suggest_reasons: list[int] = []
+    worker_version: WorkerVersionStamp | None = None
     last_started_event_id: int = 0
     last_failure_cause: int = 0
     last_failure: Failure | None = None
@@ -127,6 +128,7 @@ class Activity(msgspec.Struct):
     started_at: int = 0
     request_id: str = ""
     identity: str = ""
+    worker_version: WorkerVersionStamp | None = None
     cancel_requested: bool = False
     cancel_requested_event_id: int = 0
     last_failure: Failure | None = None

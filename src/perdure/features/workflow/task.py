@@ -19,6 +19,7 @@ A failure or timeout of a task that came from the sticky queue gives that queue 
 
 from __future__ import annotations
 
+from temporalio.api.common.v1 import WorkerVersionStamp
 from temporalio.api.enums.v1 import EventType, SuggestContinueAsNewReason, TaskQueueKind, TimeoutType, WorkflowTaskFailedCause
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import (
@@ -146,7 +147,7 @@ def flush_orphans(step: WorkflowStep, job: FlushOrphans) -> None:
 
 
 # -- starting ----------------------------------------------------------------------------------------------
-def start_task(step: WorkflowStep, identity: str, request_id: str) -> None:
+def start_task(step: WorkflowStep, identity: str, request_id: str, worker_version: WorkerVersionStamp | None = None) -> None:
     """Hand the scheduled task to a worker. The caller has checked that it is the one the worker was promised."""
     state = step.state
     task = step.task
@@ -164,13 +165,14 @@ def start_task(step: WorkflowStep, identity: str, request_id: str) -> None:
         step.event(
             WorkflowTaskStartedEventAttributes(
                 scheduled_event_id=task.scheduled_event_id, identity=identity, request_id=request_id, history_size_bytes=state.history_size,
-                suggest_continue_as_new=bool(reasons), suggest_continue_as_new_reasons=reasons,
+                suggest_continue_as_new=bool(reasons), suggest_continue_as_new_reasons=reasons, worker_version=worker_version,
             )
         )  # fmt: skip
     elif task.status == TaskStatus.TRANSIENT_SCHEDULED:
-        step.note(notes.TransientTaskStarted(step.now, request_id, identity, state.history_size, [int(r) for r in reasons]))
+        step.note(notes.TransientTaskStarted(step.now, request_id, identity, state.history_size, [int(r) for r in reasons], worker_version))
     else:
         _start(task, TaskStatus.SPECULATIVE_STARTED, step.now, request_id, identity, state.history_size, [int(r) for r in reasons])
+        task.worker_version = worker_version
 
 
 def suggest_continue_as_new(step: WorkflowStep) -> list[SuggestContinueAsNewReason.ValueType]:
@@ -201,12 +203,14 @@ def _started(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     at = timestamp_ns(event.event_time)
     _start(task, TaskStatus.STARTED, at, attributes.request_id, attributes.identity, attributes.history_size_bytes, reasons)
     task.started_event_id = event.event_id
+    task.worker_version = attributes.worker_version if attributes.HasField("worker_version") else None
     touch(task)
 
 
 @applies_note(notes.TransientTaskStarted)
 def _transient_started(state: WorkflowState, note: notes.TransientTaskStarted, touch: Touch) -> None:
     _start(state.task, TaskStatus.TRANSIENT_STARTED, note.at, note.request_id, note.identity, note.history_size_bytes, note.suggest_reasons)
+    state.task.worker_version = note.worker_version
     touch(state.task)
 
 
@@ -236,7 +240,7 @@ def task_events(state: WorkflowState, task: WorkflowTask) -> tuple[HistoryEvent,
         workflow_task_started_event_attributes=WorkflowTaskStartedEventAttributes(
             scheduled_event_id=task.scheduled_event_id, identity=task.identity, request_id=task.request_id,
             history_size_bytes=task.history_size_bytes, suggest_continue_as_new=bool(task.suggest_reasons),
-            suggest_continue_as_new_reasons=task.suggest_reasons),  # pyright: ignore
+            suggest_continue_as_new_reasons=task.suggest_reasons, worker_version=task.worker_version),  # pyright: ignore
     )  # fmt: skip
     for event in (scheduled, started):
         event.task_id = TASK_ID_BASE + event.event_id
@@ -300,6 +304,7 @@ def _clear(task: WorkflowTask) -> None:
     task.schedule_to_start_deadline = task.start_to_close_timeout = 0
     task.sticky = False
     task.request_id = task.identity = ""
+    task.worker_version = None
 
 
 @applies(EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED)

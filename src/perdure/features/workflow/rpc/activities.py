@@ -31,6 +31,7 @@ from perdure.features.workflow.services import WorkflowExecution, WorkflowServic
 from perdure.features.workflow.state import Activity
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.tokens import TaskToken, decode_token, encode_token
+from perdure.features.workflow.worker_versions import stamp_of
 from perdure.matching.task_queue import QueueKey, Task
 
 GONE = "invalid activityID or activity already timed out or invoking workflow is completed"
@@ -58,11 +59,11 @@ class ActivityRpc:
             task = await self._services.matching.poll(key, request.identity, until, is_connected=call.is_connected)
             if task is None:
                 return PollActivityTaskQueueResponse()
-            response = await self._start(task, request.identity)
+            response = await self._start(task, request)
             if response is not None:
                 return response
 
-    async def _start(self, task: Task, identity: str) -> PollActivityTaskQueueResponse | None:
+    async def _start(self, task: Task, request: PollActivityTaskQueueRequest) -> PollActivityTaskQueueResponse | None:
         """Claim the attempt; None when it is stale."""
         key, job = task.key, task.job
         assert isinstance(job, DispatchActivityTask)
@@ -71,7 +72,7 @@ class ActivityRpc:
             activity = step.state.activities.get(job.scheduled_event_id)
             if not step.state.is_open or activity is None or activity.stamp != job.stamp or activity.started_at:
                 return None
-            activities.start_activity(step, activity, identity, transaction.ids.uuid())
+            activities.start_activity(step, activity, request.identity, transaction.ids.uuid(), stamp_of(request))
             return activity
 
         try:

@@ -29,6 +29,7 @@ from perdure.features.workflow.state import TaskStatus, WorkflowTask
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task import fail_task, schedule_task, start_task, task_events
 from perdure.features.workflow.tokens import TaskToken, decode_token, encode_token
+from perdure.features.workflow.worker_versions import stamp_of
 from perdure.matching.task_queue import QueueKey, Task
 
 ANSWER_BEFORE = 1 * SECOND
@@ -67,7 +68,7 @@ class TaskRpc:
             current = step.task
             if not current.is_scheduled or current.scheduled_event_id != job.scheduled_event_id or current.attempt != job.attempt:
                 return False
-            start_task(step, request.identity, transaction.ids.uuid())
+            start_task(step, request.identity, transaction.ids.uuid(), stamp_of(request))
             return True
 
         try:
