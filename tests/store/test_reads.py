@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from perdure.store import Store
-from perdure.store.protocol import SLOTS, JournalRow
+from perdure.store.protocol import SLOTS, Header, JournalRow
 from tests.store.samples import KIND, NAMESPACE, NOW, Writer, header, journal_row
 
 ALL = range(SLOTS)
@@ -91,7 +91,7 @@ async def test_lists_and_counts(writer: Writer) -> None:
     assert await store.count_headers(NAMESPACE, KIND, open_only=True) == 15
     assert await store.count_headers(NAMESPACE, KIND, open_only=False) == 15
     assert await store.count_headers("another", KIND) == 1
-    pages = []
+    pages: list[Header] = []
     after = None
     while page := await store.list_headers(NAMESPACE, KIND, after=after, limit=4):
         pages += page

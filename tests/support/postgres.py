@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -50,30 +49,35 @@ class PostgresServer:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     # PostgreSQL refuses to run as root; then "nobody" runs it.
-    credentials: dict[str, Any] = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    nobody = _NOBODY if os.geteuid() == 0 else None
+    no_groups = None if nobody is None else ()
     folder = Path(tempfile.mkdtemp(prefix="perdure-postgres-"))
-    if credentials:
-        os.chown(folder, _NOBODY, _NOBODY)
+    if nobody is not None:
+        os.chown(folder, nobody, nobody)
     binaries = _binaries()
     subprocess.run(
         [binaries / "initdb", "-D", folder / "data", "-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"],
         cwd=folder,
         check=True,
         capture_output=True,
-        **credentials,
+        user=nobody,
+        group=nobody,
+        extra_groups=no_groups,
     )
     port = _free_port()
     # Without fsync a killed server still has all it committed; only a power cut would not.
     options = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "32MB", "max_connections": "100"}
     with (folder / "log").open("wb") as log:
-        process: subprocess.Popen[bytes] = subprocess.Popen(
+        process = subprocess.Popen(
             [str(binaries / "postgres"), "-D", str(folder / "data"), "-h", "127.0.0.1", "-p", str(port), "-k", ""]
             + [word for name, value in options.items() for word in ("-c", f"{name}={value}")],
             cwd=folder,
             stdout=log,
             stderr=log,
             start_new_session=True,
-            **credentials,
+            user=nobody,
+            group=nobody,
+            extra_groups=no_groups,
         )
     try:
         server = PostgresServer(port)

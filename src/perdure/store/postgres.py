@@ -20,7 +20,7 @@ import asyncpg
 
 from perdure.store import schema, sql
 from perdure.store.postgres_commit import commit_statement
-from perdure.store.postgres_driver import CONNECT_SECONDS, Connection, connect, state_of
+from perdure.store.postgres_driver import BROKEN, CONNECT_SECONDS, Connection, connect, state_of
 from perdure.store.protocol import Commit, CommitUnknown, Lease, LeaseLost, StoreError, StoreOpenError
 from perdure.store.sql import DuplicateRowError, Row, SqlStore
 
@@ -66,7 +66,7 @@ class PostgresStore(SqlStore):
         except StoreOpenError:
             await connection.close()
             raise
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except (asyncpg.PostgresError, *BROKEN) as error:
             connection.terminate()
             raise StoreOpenError(f"{self.description} cannot be used: {_reason(error)}") from error
         self._idle.append(connection)
@@ -80,7 +80,7 @@ class PostgresStore(SqlStore):
             connection = self._idle.pop()
             try:
                 await connection.close(timeout=1.0)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            except (asyncpg.PostgresError, *BROKEN):
                 connection.terminate()
 
     async def _connect(self) -> Connection:
@@ -120,8 +120,10 @@ class PostgresStore(SqlStore):
             try:
                 yield connection
             except BaseException as error:
-                if not isinstance(error, asyncpg.PostgresError) or _session_ended(error):
+                if not _refused(error):
                     connection.terminate()
+                    if isinstance(error, (CommitUnknown, *BROKEN)):
+                        self._drop_idle()  # what broke this one has probably broken the others too
                 raise
             finally:
                 self._busy.discard(connection)
@@ -129,6 +131,10 @@ class PostgresStore(SqlStore):
                     connection.terminate()
                 elif not connection.is_closed():
                     self._idle.append(connection)
+
+    def _drop_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().terminate()
 
     async def _take(self) -> Connection:
         if self._closed:
@@ -139,7 +145,7 @@ class PostgresStore(SqlStore):
                 return connection
         try:
             return await self._connect()
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except (asyncpg.PostgresError, *BROKEN) as error:
             raise StoreError(f"{self.description}: {_reason(error)}") from error
 
     def _failed(self, error: BaseException, connection: Connection, process: int) -> NoReturn:
@@ -151,7 +157,7 @@ class PostgresStore(SqlStore):
         if isinstance(error, asyncpg.InterfaceError) and not connection.is_closed():  # the driver could not encode the arguments
             raise StoreError(f"PostgreSQL: {error}") from error
         self._in_doubt.add(process)
-        if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
+        if isinstance(error, (asyncpg.PostgresError, *BROKEN)):
             raise CommitUnknown(f"{self.description}: the connection broke: {error or type(error).__name__}") from error
         raise error
 
@@ -159,15 +165,14 @@ class PostgresStore(SqlStore):
     async def _point(self, statement: str, *arguments: Any) -> Sequence[Row]:
         try:
             return await self._fetch(statement, arguments)
-        except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError):
-            # An idle connection that the other side has closed in the meantime shows only when it is used.
-            pass
+        except BROKEN:
+            pass  # an idle connection that the other side has closed in the meantime shows only when it is used
         except asyncpg.PostgresError as error:
             if not _session_ended(error):
                 raise StoreError(f"PostgreSQL: {error}") from error
         try:
             return await self._fetch(statement, arguments)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except (asyncpg.PostgresError, *BROKEN) as error:
             raise StoreError(f"{self.description}: {error or type(error).__name__}") from error
 
     async def _scan(self, statement: str, *arguments: Any) -> Sequence[Row]:
@@ -210,6 +215,13 @@ class PostgresStore(SqlStore):
             return await connection.fetch(statement, *arguments)
         except BaseException as error:
             self._failed(error, connection, process)
+
+
+def _refused(error: BaseException) -> bool:
+    """Whether the server said no, and its session is as good as before."""
+    if isinstance(error, asyncpg.PostgresError):
+        return not _session_ended(error)
+    return isinstance(error, StoreError) and not isinstance(error, CommitUnknown)
 
 
 def _session_ended(error: asyncpg.PostgresError) -> bool:

@@ -12,6 +12,9 @@ CONNECT_SECONDS = 10.0
 COMMAND_SECONDS = 60.0
 """A statement that takes longer means a lost network or a database that stands still; its connection is given up."""
 
+BROKEN = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""What the driver raises when a connection is not there or breaks; a time-out is an OSError."""
+
 
 class Connection(Protocol):
     """One session with the server."""

@@ -24,14 +24,14 @@ class StoreError(Exception):
     """The store could not do what was asked; nothing of it happened."""
 
 
-class CommitUnknown(StoreError):  # noqa: N818  the outcome is unknown, that is its name
+class CommitUnknown(StoreError):
     """The connection broke in the middle of a commit: it may or may not have happened.
 
     :meth:`Store.read_lease` tells: the commit happened if the lease remembers its commit_number.
     """
 
 
-class LeaseLost(StoreError):  # noqa: N818
+class LeaseLost(StoreError):
     """Another server owns this partition now; the commit did not happen and none ever will."""
 
 
