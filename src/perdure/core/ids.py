@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import uuid
 
 
 class IdSource:
@@ -15,10 +14,10 @@ class IdSource:
 
     def __init__(self, seed: int | None = None) -> None:
         self.random = random.Random(seed if seed is not None else int.from_bytes(os.urandom(16), "big"))
-        self._seeded = seed is not None
 
     def uuid(self) -> str:
         """A random (version 4) UUID in its usual text form."""
-        if self._seeded:
-            return str(uuid.UUID(int=self.random.getrandbits(128), version=4))
-        return str(uuid.uuid4())
+        # The version and variant bits are those of a random UUID; building one through the uuid module costs ten times as much.
+        bits = self.random.getrandbits(128) & ~(0xF000 << 64 | 0xC000 << 48) | (0x4000 << 64 | 0x8000 << 48)
+        text = f"{bits:032x}"
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -6,8 +6,9 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 
-from perdure.core.execution import ChainKey, RunKey
+from perdure.core.execution import ChainKey
 from perdure.engine.live import AnyExecution, Chain
+from perdure.engine.timers import Timers
 
 
 class Cache:
@@ -17,7 +18,7 @@ class Cache:
     Pinned executions, and those with changes that are not durable, stay whatever the limit says.
     """
 
-    def __init__(self, limit: int, evict: Callable[[AnyExecution], None]) -> None:
+    def __init__(self, limit: int, evict: Callable[[AnyExecution], None], timers: Timers) -> None:
         self.limit = limit
         self.size = 0
         self.hits = 0
@@ -26,30 +27,29 @@ class Cache:
         #: Chains that were dropped while their last change was on its way to the store: load them only once it has arrived.
         self.settling: dict[ChainKey, asyncio.Future[None]] = {}
         self._evict = evict
-        self._runs: OrderedDict[RunKey, AnyExecution] = OrderedDict()
-        self._sizes: dict[RunKey, int] = {}
+        self._timers = timers
+        self._runs: OrderedDict[int, AnyExecution] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._runs)
 
     def touch(self, execution: AnyExecution) -> None:
         """Note that an execution was used, and how big it is now."""
-        key = execution.key
-        self.size += execution.size - self._sizes.get(key, 0)
-        self._sizes[key] = execution.size
-        self._runs[key] = execution
-        self._runs.move_to_end(key)
+        self.size += execution.size - execution.counted_size
+        execution.counted_size = execution.size
+        self._runs[execution.uid] = execution
+        self._runs.move_to_end(execution.uid)
 
     def trim(self) -> None:
         """Evict until the limit holds, as far as executions can be let go."""
         if self.size <= self.limit:
             return
         busy = 0
-        for key in list(self._runs):
+        for uid in list(self._runs):
             if self.size <= self.limit or busy > 100:
                 return
-            execution = self._runs[key]
-            chain = self.chains.get(key.chain)
+            execution = self._runs[uid]
+            chain = self.chains.get(execution.key.chain)
             if execution.pins or execution.group is not None or execution.changed is not None or (chain and chain.users):
                 busy += 1
                 continue
@@ -65,11 +65,10 @@ class Cache:
     def drop(self, execution: AnyExecution) -> None:
         """Remove an execution that is not the truth any more."""
         execution.dropped = True
-        for entry in execution.entries:
-            entry.run = entry.job = None
+        self._timers.forget(execution.entries)
         execution.entries.clear()
         execution.announce()
-        if self._runs.get(execution.key) is execution:
+        if self._runs.get(execution.uid) is execution:
             self._remove(execution)
 
     def drop_chain(self, key: ChainKey) -> None:
@@ -91,8 +90,9 @@ class Cache:
 
     def _remove(self, execution: AnyExecution) -> None:
         key = execution.key
-        self._runs.pop(key, None)
-        self.size -= self._sizes.pop(key, 0)
+        self._runs.pop(execution.uid, None)
+        self.size -= execution.counted_size
+        execution.counted_size = 0
         chain = self.chains.get(key.chain)
         if chain is not None:
             if chain.runs.get(key.run_id) is execution:

@@ -118,6 +118,8 @@ class Engine:
     # -- intents ------------------------------------------------------------------------------------
     def partition_of(self, key: ChainKey) -> Partition:
         """The partition that owns a chain."""
+        if self._count == 1:
+            return self.partitions[0]
         return self.partitions[key.slot(SLOTS) * self._count // SLOTS]
 
     async def transact(self, key: ChainKey, run_id: str | None, decide: Decide[R]) -> R:

@@ -39,7 +39,7 @@ class Execution(Generic[S, V]):
     """
 
     __slots__ = (
-        "changed", "dropped", "durable_event_id", "entries", "group", "header", "header_is_exact", "key", "kind", "pins", "scheduled", "sequence",
+        "changed", "counted_size", "dropped", "durable_event_id", "entries", "group", "header", "key", "kind", "pins", "scheduled", "sequence",
         "size", "state", "tail", "tail_bytes", "volatile",
     )  # fmt: skip
 
@@ -47,7 +47,7 @@ class Execution(Generic[S, V]):
         self.kind = kind
         self.key = key
         self.header = header
-        self.header_is_exact = False
+        self.counted_size = 0
         self.state = state
         self.volatile = volatile
         self.sequence = 0

@@ -75,7 +75,7 @@ class Partition:
         self.writer = Writer(
             store, lease, clock, on_durable=self._on_durable, on_failed=self._on_failed, on_fenced=on_fenced, observer=observer
         )
-        self.cache = Cache(cache_bytes, self._evict)
+        self.cache = Cache(cache_bytes, self._evict, self.timers)
         self.loader = Loader(store, kinds, self.cache, self._schedule_all, TAIL_BYTES)
         #: Set in tests and in the simulator: called with each execution after each step.
         self.check: Callable[[AnyExecution], None] | None = None
@@ -214,6 +214,8 @@ class Partition:
         visible = execution.kind.visible(execution.state)
         if not visible.is_open:
             jobs = all_jobs(execution.kind, execution.state)
+            if execution.entries:
+                self.timers.forget([entry for entry in execution.entries if entry.job not in jobs])
             ready = any(job.at == 0 for job in jobs)
             wake_at = min((job.at for job in jobs if job.at > 0), default=None)
         if fill_header(header, visible, ready, wake_at) or created:
@@ -314,8 +316,7 @@ class Partition:
         if (header.ready, header.wake_at) != (ready, wake_at) and not self.writer.is_fenced:
             header.ready, header.wake_at = ready, wake_at
             self.writer.open_group().add_header(replace(header))
-        for entry in execution.entries:
-            entry.run = entry.job = None
+        self.timers.forget(execution.entries)
         execution.entries.clear()
         execution.scheduled.clear()
         self.on_evicted(execution.key, wake_at, ready)

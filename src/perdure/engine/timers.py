@@ -12,16 +12,12 @@ from perdure.core.jobs import Job
 class Entry:
     """One waiting job. run None: forgotten (the execution was evicted or closed)."""
 
-    __slots__ = ("at", "job", "order", "run")
+    __slots__ = ("at", "job", "run")
 
-    def __init__(self, at: int, order: int, job: Job | None, run: Callable[[Entry], None]) -> None:
+    def __init__(self, at: int, job: Job | None, run: Callable[[Entry], None]) -> None:
         self.at = at
-        self.order = order
         self.job = job
         self.run: Callable[[Entry], None] | None = run
-
-    def __lt__(self, other: Entry) -> bool:
-        return (self.at, self.order) < (other.at, other.order)
 
 
 class Timers:
@@ -32,10 +28,11 @@ class Timers:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._heap: list[Entry] = []
+        self._heap: list[tuple[int, int, Entry]] = []  # (at, order of adding, entry)
         self._alarm: Alarm | None = None
         self._alarm_at = 0
         self._order = 0
+        self._forgotten = 0
         self._closed = False
 
     def __len__(self) -> int:
@@ -44,11 +41,22 @@ class Timers:
     def add(self, at: int, run: Callable[[Entry], None], job: Job | None = None) -> Entry:
         """Call run(entry) once the clock reaches `at`."""
         self._order += 1
-        entry = Entry(at, self._order, job, run)
-        heapq.heappush(self._heap, entry)
+        entry = Entry(at, job, run)
+        heapq.heappush(self._heap, (at, self._order, entry))
         if self._alarm is None or at < self._alarm_at:
             self._arm()
         return entry
+
+    def forget(self, entries: list[Entry]) -> None:
+        """Drop entries that are not needed any more. They leave the heap when they come up, or when they are more than half of it."""
+        for entry in entries:
+            if entry.run is not None:
+                entry.run = entry.job = None
+                self._forgotten += 1
+        if self._forgotten > 1000 and self._forgotten * 2 > len(self._heap):
+            self._heap = [item for item in self._heap if item[2].run is not None]
+            heapq.heapify(self._heap)
+            self._forgotten = 0
 
     def close(self) -> None:
         self._closed = True
@@ -61,20 +69,23 @@ class Timers:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        while self._heap and self._heap[0].run is None:
+        while self._heap and self._heap[0][2].run is None:
             heapq.heappop(self._heap)
+            self._forgotten -= 1
         if self._heap and not self._closed:
-            self._alarm_at = self._heap[0].at
+            self._alarm_at = self._heap[0][0]
             self._alarm = self._clock.call_at(self._alarm_at, self._fire)
 
     def _fire(self) -> None:
         self._alarm = None
         now = self._clock.now()
         done = 0
-        while self._heap and self._heap[0].at <= now and done < self.BATCH:
-            entry = heapq.heappop(self._heap)
+        while self._heap and self._heap[0][0] <= now and done < self.BATCH:
+            _, _, entry = heapq.heappop(self._heap)
             run, entry.run = entry.run, None
-            if run is not None:
-                done += 1
-                run(entry)
+            if run is None:
+                self._forgotten -= 1
+                continue
+            done += 1
+            run(entry)
         self._arm()

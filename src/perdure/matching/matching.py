@@ -57,7 +57,8 @@ class Matching:
             raise
         finally:
             alarm.cancel()
-            queue.forget(poller)
+            if not future.done() or future.cancelled() or future.result() is None:
+                queue.forget(poller)
             queue.last_poll_at = self.clock.now()
 
     def drain(self) -> None:

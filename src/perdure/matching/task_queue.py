@@ -30,7 +30,7 @@ class QueueKey(NamedTuple):
     task_type: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Task:
     """Something to hand to a worker.
 
@@ -48,7 +48,7 @@ class Task:
     is_sync: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Poller:
     """A waiting poll. is_connected: asked before a task is handed over, so that a poll whose client has gone takes none."""
 
@@ -164,10 +164,8 @@ class TaskQueue:
 
     def forget(self, poller: Poller) -> None:
         """A poll ended without a task."""
-        try:
+        if poller in self._waiting:
             self._waiting.remove(poller)
-        except ValueError:
-            return
 
     def release(self, accept: Callable[[Poller], bool] = lambda poller: True) -> None:
         """End waiting polls with empty answers (shutdown)."""
