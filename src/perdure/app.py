@@ -18,6 +18,7 @@ from perdure.core.execution import Kind
 from perdure.core.ids import IdSource
 from perdure.engine.engine import Engine
 from perdure.features.namespace.registry import Namespace, NamespaceRegistry
+from perdure.features.search_attributes.rpc import SearchAttributesRpc
 from perdure.features.system.rpc import SystemRpc
 from perdure.features.workflow import feature as workflow
 from perdure.features.workflow.kind import WorkflowKind
@@ -78,14 +79,14 @@ class Server:
         await self.store.open()
         stack.push_async_callback(self.store.close)
 
-        kinds: dict[str, Kind[Any, Any]] = {WorkflowKind.name: WorkflowKind(settings.limits)}
+        self.namespaces = NamespaceRegistry(self.store, self.ids)
+        kinds: dict[str, Kind[Any, Any]] = {WorkflowKind.name: WorkflowKind(settings.limits, self.namespaces)}
         owner = f"{socket.gethostname()}:{os.getpid()}"
         self.engine = Engine(
             self.store, kinds, self.clock, self.ids, owner=owner, cache_bytes=settings.cache_size_bytes, observer=metrics
         )
         await self.engine.start()
         stack.push_async_callback(self.engine.stop)
-        self.namespaces = NamespaceRegistry(self.store, self.ids)
         await self._create_namespaces()
         self.matching = Matching(self.clock)
 
@@ -115,6 +116,7 @@ class Server:
     async def _register(self, methods: MethodTable) -> None:
         cluster_id = await self.store.write_metadata(CLUSTER_ID, self.ids.uuid())
         SystemRpc(cluster_id, "postgres12" if self.settings.is_postgresql else "sqlite").register(methods)
+        SearchAttributesRpc(self.namespaces).register(methods)
         workflow.register(WorkflowServices(self.engine, self.matching, self.namespaces, self.clock, self.settings.limits), methods)
 
     async def _create_namespaces(self) -> None:

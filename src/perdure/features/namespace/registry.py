@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from perdure.core.clock import DAY
@@ -65,6 +67,18 @@ class NamespaceRegistry:
             return False
         namespace.id = namespace.id or self._ids.uuid()
         return await self.save(namespace)
+
+    async def change(self, namespace_id: str, change: Callable[[Namespace], None]) -> Namespace:
+        """Change a namespace and store it; again if somebody else was faster.
+
+        Raises KeyError, and whatever `change` raises (then nothing changes).
+        """
+        while True:
+            changed = _CODEC.decode(_CODEC.encode(self._by_id[namespace_id]))
+            change(changed)
+            if await self.save(changed):
+                return changed
+            await self.load()
 
     async def save(self, namespace: Namespace) -> bool:
         """Store a changed namespace; False when somebody else changed it first."""

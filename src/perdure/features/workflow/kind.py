@@ -12,6 +12,7 @@ from perdure.core.ids import IdSource
 from perdure.core.jobs import Part
 from perdure.core.limits import Limits
 from perdure.core.records import Note, NoteCodec
+from perdure.features.namespace.registry import NamespaceRegistry
 from perdure.features.workflow import notes
 from perdure.features.workflow.registry import EVENT_APPLIERS, NOTE_APPLIERS, NUMBERED
 from perdure.features.workflow.state import WorkflowState, WorkflowVolatile
@@ -29,8 +30,9 @@ class WorkflowKind:
     notes = NoteCodec(notes.ALL)
     snapshot_version = "workflow-1"
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, namespaces: NamespaceRegistry) -> None:
         self.limits = limits
+        self.namespaces = namespaces
 
     def new_state(self) -> WorkflowState:
         return WorkflowState()
@@ -39,7 +41,7 @@ class WorkflowKind:
         return WorkflowVolatile()
 
     def step(self, key: RunKey, state: WorkflowState, volatile: WorkflowVolatile, now: int, ids: IdSource) -> WorkflowStep:
-        return WorkflowStep(self.limits, self, key, state, volatile, now, ids, state.next_event_id)
+        return WorkflowStep(self.limits, self.namespaces, self, key, state, volatile, now, ids, state.next_event_id)
 
     def apply_event(self, state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
         EVENT_APPLIERS[event.event_type](state, event, touch)

@@ -19,6 +19,7 @@ from temporalio.api.sdk.v1 import UserMetadata
 from perdure.core.clock import to_timestamp
 from perdure.core.limits import Limits
 from perdure.core.step import Step
+from perdure.features.namespace.registry import Namespace, NamespaceRegistry
 from perdure.features.workflow import notes
 from perdure.features.workflow.registry import ATTRIBUTES, EVENT_APPLIERS
 from perdure.features.workflow.state import WorkflowState, WorkflowTask, WorkflowVolatile
@@ -94,10 +95,16 @@ TASK_ID_BASE = 1 << 20
 class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
     """The step that decisions about a workflow run get."""
 
-    def __init__(self, limits: Limits, *arguments: Any) -> None:
+    def __init__(self, limits: Limits, namespaces: NamespaceRegistry, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.limits = limits
+        self.namespaces = namespaces
         self._waiting: list[HistoryEvent] = []
+
+    @property
+    def namespace(self) -> Namespace:
+        """The run's own namespace; others are found through `namespaces`."""
+        return self.namespaces.by_id(self.key.namespace_id)
 
     @property
     def task(self) -> WorkflowTask:

@@ -1,0 +1,1 @@
+"""Search attributes: which ones a namespace has, and which values they take."""
