@@ -36,10 +36,11 @@ from perdure.core.codec import Codec
 from perdure.core.execution import Touch
 from perdure.core.jobs import decides
 from perdure.features.workflow import notes
+from perdure.features.workflow.activity_state import Activity
 from perdure.features.workflow.completion import CommandRefused, Completion
 from perdure.features.workflow.jobs import ActivityTimeout
 from perdure.features.workflow.registry import applies, applies_note, command
-from perdure.features.workflow.state import Activity, WorkflowState
+from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task import schedule_task
 
@@ -137,9 +138,8 @@ def _started(state: WorkflowState, note: notes.ActivityStarted, touch: Touch) ->
     activity = state.activities[note.scheduled_event_id]
     activity.started_at = note.at
     activity.request_id = note.request_id
-    activity.identity = activity.last_worker = note.identity
+    activity.identity = note.identity
     activity.worker_version = note.worker_version
-    activity.heartbeat_at = 0
     touch(activity)
 
 
@@ -159,8 +159,7 @@ def apply_heartbeat(state: WorkflowState, name: str, data: bytes | None, touch: 
     if activity is None:
         return
     beat = _HEARTBEAT.decode(data) if data is not None else Heartbeat(0, None)
-    # A heartbeat of an attempt before this one says nothing about how long this one has been silent.
-    activity.heartbeat_at = beat.at if beat.at >= activity.started_at > 0 else 0
+    activity.heartbeat_at = beat.at
     activity.heartbeat_details = beat.details
     touch(activity)
 
@@ -298,8 +297,7 @@ def _retry_scheduled(state: WorkflowState, note: notes.ActivityRetryScheduled, t
     activity.attempt += 1
     activity.stamp += 1
     activity.scheduled_at = note.at
-    activity.started_at = activity.heartbeat_at = 0
-    activity.request_id = activity.identity = ""
+    activity.request_id = ""
     activity.last_failure = note.failure
     activity.last_attempt_complete_at = note.failed_at
     touch(activity)

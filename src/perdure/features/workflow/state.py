@@ -9,17 +9,15 @@ import enum
 from collections.abc import Iterable
 
 import msgspec
-from temporalio.api.common.v1 import Payload, Payloads, Priority, RetryPolicy, WorkerVersionStamp
-from temporalio.api.enums.v1 import TimeoutType
+from temporalio.api.common.v1 import Payload, Priority, RetryPolicy, WorkerVersionStamp
 from temporalio.api.failure.v1 import Failure
-from temporalio.api.history.v1 import ActivityTaskScheduledEventAttributes, HistoryEvent, WorkflowExecutionStartedEventAttributes
+from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionStartedEventAttributes
 from temporalio.api.sdk.v1 import UserMetadata
 
-from perdure.core.clock import SECOND, duration_ns
+from perdure.core.clock import SECOND
 from perdure.core.jobs import Job, Part
+from perdure.features.workflow.activity_state import Activity
 from perdure.features.workflow.jobs import (
-    ActivityTimeout,
-    DispatchActivityTask,
     DispatchWorkflowTask,
     FireTimer,
     FirstTaskDue,
@@ -109,60 +107,6 @@ class WorkflowTask(msgspec.Struct):
                 yield WorkflowTaskTimeout(self.schedule_to_start_deadline, self.scheduled_event_id, self.attempt, False)
         elif self.is_started:
             yield WorkflowTaskTimeout(self.started_at + self.start_to_close_timeout, self.scheduled_event_id, self.attempt, True)
-
-
-class Activity(msgspec.Struct):
-    """A pending activity.
-
-    stamp: grows with everything that makes an earlier dispatch or token stale (a new attempt, an update of its options).
-    scheduled_at: when the present attempt may start. first_scheduled_at: when the activity was scheduled.
-    heartbeat_at, heartbeat_details: beside the journal, overwritten.
-    """
-
-    scheduled_event_id: int
-    attributes: ActivityTaskScheduledEventAttributes
-    first_scheduled_at: int
-    scheduled_at: int
-    attempt: int = 1
-    stamp: int = 1
-    started_at: int = 0
-    request_id: str = ""
-    identity: str = ""
-    worker_version: WorkerVersionStamp | None = None
-    cancel_requested: bool = False
-    cancel_requested_event_id: int = 0
-    last_failure: Failure | None = None
-    last_worker: str = ""
-    last_attempt_complete_at: int = 0
-    heartbeat_at: int = 0
-    heartbeat_details: Payloads | None = None
-
-    @property
-    def activity_id(self) -> str:
-        return self.attributes.activity_id
-
-    def deadline(self) -> tuple[int, int] | None:
-        """The earliest timeout: (when, TimeoutType), or None when no timeout runs."""
-        attributes = self.attributes
-        deadlines: list[tuple[int, int]] = []
-        if timeout := duration_ns(attributes.schedule_to_close_timeout):
-            deadlines.append((self.first_scheduled_at + timeout, TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE))
-        if self.started_at:
-            if timeout := duration_ns(attributes.start_to_close_timeout):
-                deadlines.append((self.started_at + timeout, TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE))
-            if timeout := duration_ns(attributes.heartbeat_timeout):
-                deadlines.append((max(self.started_at, self.heartbeat_at) + timeout, TimeoutType.TIMEOUT_TYPE_HEARTBEAT))
-        elif timeout := duration_ns(attributes.schedule_to_start_timeout):
-            deadlines.append((self.scheduled_at + timeout, TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START))
-        return min(deadlines, default=None)
-
-    def jobs(self, state: WorkflowState) -> Iterable[Job]:
-        if not self.started_at:
-            due = self.scheduled_at if self.scheduled_at > self.first_scheduled_at or self.attempt > 1 else 0
-            yield DispatchActivityTask(due, self.scheduled_event_id, self.stamp)
-        deadline = self.deadline()
-        if deadline is not None:
-            yield ActivityTimeout(deadline[0], self.scheduled_event_id, self.stamp, deadline[1])
 
 
 class Timer(msgspec.Struct):

@@ -24,11 +24,11 @@ from perdure.core.errors import ApiError, invalid_argument, not_found
 from perdure.core.execution import RunKey
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow import activities
+from perdure.features.workflow.activity_state import Activity
 from perdure.features.workflow.effects import ACTIVITY_QUEUE
 from perdure.features.workflow.jobs import DispatchActivityTask
 from perdure.features.workflow.rpc.tasks import poll_until
 from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
-from perdure.features.workflow.state import Activity
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.tokens import TaskToken, decode_token, encode_token
 from perdure.features.workflow.worker_versions import stamp_of

@@ -1,0 +1,124 @@
+"""What a workflow run remembers of a pending activity.
+
+Times are nanoseconds since the epoch, 0 where not set; timeouts are nanoseconds, 0 for none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import msgspec
+from temporalio.api.activity.v1 import ActivityOptions
+from temporalio.api.common.v1 import Payloads, Priority, RetryPolicy, WorkerVersionStamp
+from temporalio.api.enums.v1 import TimeoutType
+from temporalio.api.failure.v1 import Failure
+from temporalio.api.history.v1 import ActivityTaskScheduledEventAttributes
+
+from perdure.core.clock import duration_ns
+from perdure.core.jobs import Job
+from perdure.features.workflow.jobs import ActivityTimeout, DispatchActivityTask
+
+if TYPE_CHECKING:
+    from perdure.features.workflow.state import WorkflowState
+
+
+class ActivityPause(msgspec.Struct, frozen=True):
+    """Who paused an activity, when and why. request_id: pausing again with the same one changes nothing."""
+
+    at: int
+    identity: str
+    reason: str
+    request_id: str
+
+
+class Activity(msgspec.Struct):
+    """A pending activity.
+
+    attributes: as it was scheduled. options: what an operator made of them since; None when nothing was changed.
+    stamp: grows with everything that makes an earlier dispatch stale. started_stamp: the stamp under which the present attempt was handed
+    out; a worker's token carries it. scheduled_at: when the present attempt may start. first_scheduled_at: when the activity was scheduled.
+    identity: of the worker that took the latest attempt. last_failure, last_attempt_complete_at: of the latest attempt that failed.
+    reset_requested: an operator reset it while an attempt ran; reset_heartbeat: the next attempt begins without heartbeat details.
+    heartbeat_at, heartbeat_details: beside the journal, overwritten.
+    """
+
+    scheduled_event_id: int
+    attributes: ActivityTaskScheduledEventAttributes
+    first_scheduled_at: int
+    scheduled_at: int
+    attempt: int = 1
+    stamp: int = 1
+    started_stamp: int = 0
+    started_at: int = 0
+    request_id: str = ""
+    identity: str = ""
+    worker_version: WorkerVersionStamp | None = None
+    cancel_requested: bool = False
+    cancel_requested_event_id: int = 0
+    last_failure: Failure | None = None
+    last_attempt_complete_at: int = 0
+    options: ActivityOptions | None = None
+    pause: ActivityPause | None = None
+    reset_requested: bool = False
+    reset_heartbeat: bool = False
+    heartbeat_at: int = 0
+    heartbeat_details: Payloads | None = None
+
+    @property
+    def activity_id(self) -> str:
+        return self.attributes.activity_id
+
+    @property
+    def settings(self) -> ActivityOptions | ActivityTaskScheduledEventAttributes:
+        """Task queue, timeouts, retry policy and priority as they are in force."""
+        return self.options or self.attributes
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        """The policy in force; the types of errors that are not retried cannot be changed after scheduling."""
+        policy = RetryPolicy()
+        policy.CopyFrom(self.settings.retry_policy)
+        policy.ClearField("non_retryable_error_types")
+        policy.non_retryable_error_types.extend(self.attributes.retry_policy.non_retryable_error_types)
+        return policy
+
+    @property
+    def priority(self) -> Priority | None:
+        """Its own priority, None when it was given none; what it lacks comes from the workflow."""
+        settings = self.settings
+        return settings.priority if settings.HasField("priority") else None
+
+    @property
+    def expires_at(self) -> int:
+        """No attempt is scheduled beyond this time; 0 for no bound. A later change of the timeout does not move it."""
+        timeout = duration_ns(self.attributes.schedule_to_close_timeout)
+        return self.first_scheduled_at + timeout if timeout else 0
+
+    def deadline(self) -> tuple[int, int] | None:
+        """The earliest timeout: (when, TimeoutType), or None when no timeout runs. Nothing times out while paused."""
+        if self.pause is not None:
+            return None
+        settings = self.settings
+        deadlines: list[tuple[int, int]] = []
+        if timeout := duration_ns(settings.schedule_to_close_timeout):
+            deadlines.append((self.first_scheduled_at + timeout, TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE))
+        if self.started_at:
+            if timeout := duration_ns(settings.start_to_close_timeout):
+                deadlines.append((self.started_at + timeout, TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE))
+            if timeout := duration_ns(settings.heartbeat_timeout):
+                deadlines.append((max(self.started_at, self.heartbeat_at) + timeout, TimeoutType.TIMEOUT_TYPE_HEARTBEAT))
+        elif timeout := duration_ns(settings.schedule_to_start_timeout):
+            deadlines.append((self.scheduled_at + timeout, TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START))
+        return min(deadlines, default=None)
+
+    def jobs(self, state: WorkflowState) -> Iterable[Job]:
+        if not state.is_open:
+            return
+        if not self.started_at and self.pause is None:
+            # 0 is "at once": a first attempt does not wait for the clock to reach its own scheduling time.
+            due = self.scheduled_at if self.scheduled_at > self.first_scheduled_at else 0
+            yield DispatchActivityTask(due, self.scheduled_event_id, self.stamp)
+        deadline = self.deadline()
+        if deadline is not None:
+            yield ActivityTimeout(deadline[0], self.scheduled_event_id, self.stamp, deadline[1])
