@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,6 +15,7 @@ from perdure.store.protocol import CommitUnknown, LeaseLost, StoreError, StoreOp
 from tests.store.samples import KIND, NAMESPACE, NOW, SECOND, Writer, header, journal_row
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import Fault, Proxy
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -49,13 +49,17 @@ WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND a
 WORKING = "SELECT pid FROM pg_stat_activity WHERE state = 'active' AND application_name LIKE 'perdure %'"
 
 
-async def until(administrator: Connection, statement: str, count: int) -> Sequence[tuple[Any, ...]]:
-    """Wait until a statement answers so many rows."""
-    while True:
-        rows = await administrator.fetch(statement)
-        if len(rows) == count:
-            return rows
-        await asyncio.sleep(0.01)
+async def sessions(administrator: Connection, statement: str, number: int) -> list[int]:
+    """Wait until so many sessions are in a state; their process ids."""
+
+    found: list[int] = []
+
+    async def as_many() -> bool:
+        found[:] = [row[0] for row in await administrator.fetch(statement)]
+        return len(found) == number
+
+    await until(as_many)
+    return found
 
 
 async def commit_number(writer: Writer) -> int:
@@ -90,7 +94,7 @@ async def test_a_late_request_never_happens(writer: Writer, proxy: Proxy, admini
     await proxy.delayed.wait()
     assert await commit_number(writer) == 1
     proxy.release()
-    await until(administrator, WORKING, 0)
+    await sessions(administrator, WORKING, 0)
     assert await commit_number(writer) == 1
     assert await writer.store.read_journal(2) == []
 
@@ -98,7 +102,7 @@ async def test_a_late_request_never_happens(writer: Writer, proxy: Proxy, admini
 async def test_a_commit_whose_session_is_ended_while_it_waits(writer: Writer, administrator: Connection) -> None:
     await administrator.execute(HOLD_UP)
     running = asyncio.ensure_future(writer.commit(headers=[header(2)], journal=[journal_row(2, 1)]))
-    process = (await until(administrator, WAITING, 1))[0][0]
+    [process] = await sessions(administrator, WAITING, 1)
     await administrator.execute(f"SELECT pg_terminate_backend({process})")
     with pytest.raises(CommitUnknown):
         await running
@@ -109,7 +113,7 @@ async def test_a_commit_whose_session_is_ended_while_it_waits(writer: Writer, ad
 async def test_a_commit_that_is_given_up_while_it_waits(writer: Writer, administrator: Connection) -> None:
     await administrator.execute(HOLD_UP)
     running = asyncio.ensure_future(writer.commit(headers=[header(2)], journal=[journal_row(2, 1)]))
-    await until(administrator, WAITING, 1)
+    await sessions(administrator, WAITING, 1)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -164,9 +168,9 @@ async def test_a_takeover_waits_for_a_commit_on_its_way(postgres_url: str, admin
     writer = await Writer.open(first)
     await administrator.execute(HOLD_UP)
     committing = asyncio.ensure_future(writer.commit(journal=[journal_row(2, 1)]))
-    await until(administrator, WAITING, 1)
+    await sessions(administrator, WAITING, 1)
     takeover = asyncio.ensure_future(second.acquire_lease(0, "other", NOW + 7200 * SECOND, NOW + 7300 * SECOND))
-    await until(administrator, WAITING, 2)
+    await sessions(administrator, WAITING, 2)
     await administrator.execute("ROLLBACK")
     await committing
     lease = await takeover
@@ -214,7 +218,9 @@ async def test_what_keeps_a_database_from_opening(postgres_server: PostgresServe
     message = await refusal(postgres_url.replace("postgres@", "stranger:secret@"))
     assert 'role "stranger" does not exist' in message
     assert "secret" not in message
-    assert "URL has the form" in await refusal("postgresql://127.0.0.1:none/x")
+    message = await refusal("postgresql://me:se/cret@127.0.0.1/x")
+    assert "PostgreSQL 127.0.0.1/x cannot be used: the URL is not of the form" in message
+    assert "cret" not in message
     role = f"reader_{urlsplit(postgres_url).path[6:]}"
     await postgres_server.run(f"CREATE ROLE {role} LOGIN")
     message = await refusal(postgres_url.replace("postgres@", f"{role}@"))
@@ -222,9 +228,16 @@ async def test_what_keeps_a_database_from_opening(postgres_server: PostgresServe
     assert "GRANT CREATE ON DATABASE" in message
 
 
-def test_the_description_keeps_the_password() -> None:
-    store = create_store("postgresql://me:secret@db.example:5433/mine?sslmode=require")
-    assert store.description == "PostgreSQL db.example:5433/mine"
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:secret@db.example:5433/mine?sslmode=require",
+        "postgresql://db.example:5433/mine?user=me&password=secret",
+        "postgres://me:se/c@ret?@db.example:5433/mine",
+    ],
+)
+def test_the_description_keeps_the_password(url: str) -> None:
+    assert create_store(url).description == "PostgreSQL db.example:5433/mine"
 
 
 async def test_a_refusal_costs_no_connection(writer: Writer, proxy: Proxy) -> None:

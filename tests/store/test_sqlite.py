@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from perdure.store import create_store, schema
-from perdure.store.protocol import JournalRow, StoreOpenError
+from perdure.store.protocol import JournalRow, StoreError, StoreOpenError
 from perdure.store.sqlite import SPARE_PAGES
 from tests.store.samples import KIND, NAMESPACE, NOW, SECOND, Writer, header, journal_row
+from tests.support.waiting import until
 
 PROJECT = Path(__file__).parents[2]
 
@@ -193,11 +194,11 @@ async def test_deleting_gives_space_back(tmp_path: Path) -> None:
     writer = await Writer.open(store)
     await writer.commit(deleted=list(range(1, 101)))
     with closing(sqlite3.connect(path)) as connection:
-        async with asyncio.timeout(30):
-            while True:
-                if connection.execute("PRAGMA freelist_count").fetchone()[0] <= SPARE_PAGES:
-                    break
-                await asyncio.sleep(0.01)
+
+        async def few_free_pages() -> bool:
+            return connection.execute("PRAGMA freelist_count").fetchone()[0] <= SPARE_PAGES
+
+        await until(few_free_pages)
     await store.close()
     assert full > 20_000_000
     assert path.stat().st_size < 200_000 + SPARE_PAGES * 4096
@@ -239,6 +240,23 @@ async def test_a_loop_that_never_rests_does_not_starve_commits(tmp_path: Path) -
     resting = True
     await busy
     await store.close()
+
+
+async def test_a_full_disk_refuses_commits_and_nothing_else(tmp_path: Path) -> None:
+    store = create_store(str(tmp_path / "a.db"), sqlite_pragmas={"max_page_count": "100"})
+    await store.open()
+    writer = await Writer.open(store)
+    await writer.commit(headers=[header(1)])
+    with pytest.raises(StoreError, match="full"):
+        await writer.commit(headers=[header(2)], journal=[*_large(2), JournalRow(2, 9, 1, 0, b"e" * 1_000_000, b"")])
+    assert await store.find_current(NAMESPACE, KIND, "order-2") is None
+    await writer.commit(headers=[header(2)])
+    await store.close()
+
+
+def test_the_other_driver_is_not_imported() -> None:
+    program = "import sys; from perdure.store import create_store; create_store(''); sys.exit('asyncpg' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(PROJECT / "src")}, check=False).returncode == 0
 
 
 async def test_a_cancelled_caller_does_not_hurt_the_writer(tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ can still arrive late.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import socket
 import ssl
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
-from uuid import uuid4
 
 import asyncpg
 
@@ -35,6 +36,7 @@ DOUBT_SECONDS = 10.0
 # Any number will do that no other program uses for its advisory locks: the bytes "perdure".
 _MIGRATION_LOCK = int.from_bytes(b"perdure", "big")
 _IN_DOUBT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY($1::bigint[]) AND application_name = $2"
+_stores = count(1)
 # The server ended the session: shut down, crashed, told to. It may have done so between the commit and the answer.
 _SESSION_ENDED = re.compile(r"57P0\d|08\d\d\d|40003")
 
@@ -44,11 +46,10 @@ class PostgresStore(SqlStore):
 
     def __init__(self, url: str) -> None:
         self._url = url
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-        self.description = f"PostgreSQL {host}{parts.path}"
-        # Unique, so that the database can be asked about exactly our sessions.
-        self._name = f"perdure {uuid4().hex[:12]}"
+        # Cut by hand: whatever is wrong with the URL, nothing of a password may be shown.
+        self.description = "PostgreSQL " + re.split("[?&]", url.partition("://")[2].rpartition("@")[2])[0]
+        # By this the database is asked about exactly our sessions; it keeps no more than 63 characters.
+        self._name = f"perdure {os.getpid()}.{next(_stores)} {socket.gethostname()}"[:63]
         self._idle: list[Connection] = []
         self._free = asyncio.Semaphore(CONNECTIONS)
         self._busy: set[Connection] = set()
@@ -248,5 +249,9 @@ def _reason(error: Exception) -> str:
             return f"no answer within {CONNECT_SECONDS:.0f} s. Check the host and the port in the URL, and the firewall."
         case OSError():
             return f"{text}. Is the server running? Check the host and the port in the URL."
-        case _:
-            return f"{text}. The URL has the form postgresql://user:password@host:port/database."
+        case asyncpg.InterfaceError():
+            return text
+        case _:  # no text: it may show a part of the URL
+            return (
+                "the URL is not of the form postgresql://user:password@host:port/database. Encode special characters as %2F and the like."
+            )
