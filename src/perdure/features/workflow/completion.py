@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -48,6 +50,15 @@ class CommandRefused(Exception):
         self.terminate = terminate
         name = "".join(word.capitalize() for word in Cause.Name(cause).removeprefix("WORKFLOW_TASK_FAILED_CAUSE_").split("_"))
         self.message = f"{name}: {message}" if message else name
+
+
+@contextmanager
+def refusing(cause: WorkflowTaskFailedCause.ValueType) -> Iterator[None]:
+    """Turn a failed check (an ApiError) of a command's attributes into the refusal of the command."""
+    try:
+        yield
+    except ApiError as error:
+        raise CommandRefused(cause, error.message) from None
 
 
 @dataclass(slots=True)
@@ -150,7 +161,7 @@ def _refuse(refused: CommandRefused, request: RespondWorkflowTaskCompletedReques
         failure = Failure(message=refused.message, source="", server_failure_info={})
         fail_task(step, refused.cause, failure, request.identity, binary_checksum=request.binary_checksum)
         if refused.terminate:
-            terminate(step, refused.message.split(": ", 1)[-1], "history-service")
+            terminate(step, refused.message, "history-service")
         else:
             schedule_task(step)
         return invalid_argument(refused.message)

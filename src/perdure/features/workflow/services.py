@@ -17,6 +17,7 @@ from perdure.features.namespace.registry import NamespaceRegistry
 from perdure.features.workflow.kind import WORKFLOW
 from perdure.features.workflow.state import WorkflowState, WorkflowVolatile
 from perdure.features.workflow.step import WorkflowStep
+from perdure.features.workflow.validation import check_run_id
 from perdure.matching.matching import Matching
 
 R = TypeVar("R")
@@ -38,6 +39,7 @@ class WorkflowServices:
 
         A decision that returns an ApiError has that error raised, after what it recorded is durable.
         """
+        check_run_id(run_id)
         key = ChainKey(namespace_id, WORKFLOW, workflow_id)
 
         def with_step(transaction: Transaction) -> R:
@@ -52,6 +54,7 @@ class WorkflowServices:
 
     async def run(self, namespace_id: str, workflow_id: str, run_id: str) -> WorkflowExecution:
         """A run to read from, everything known about it durable. Raises ApiError NOT_FOUND."""
+        check_run_id(run_id)
         execution = await self.engine.read(ChainKey(namespace_id, WORKFLOW, workflow_id), run_id)
         if execution is None:
             raise no_such_run(workflow_id, run_id)

@@ -1,0 +1,116 @@
+"""What requests and commands may say about retries, priorities, task queues and durations: the official checks, in the official words.
+
+Each function raises ApiError INVALID_ARGUMENT. A command handler turns that into its own refusal; see ``completion.refusing``.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from google.protobuf.duration_pb2 import Duration
+from temporalio.api.common.v1 import Priority, RetryPolicy
+from temporalio.api.enums.v1 import TaskQueueKind, TimeoutType
+from temporalio.api.taskqueue.v1 import TaskQueue
+
+from perdure.core.clock import DAY, SECOND, duration_ns, to_duration
+from perdure.core.errors import invalid_argument
+from perdure.core.limits import RetryDefaults
+
+LONGEST_DURATION = 100 * 365 * DAY
+"""Longer durations are cut to this, so that adding them to a time stays a time."""
+
+RESERVED_QUEUE_PREFIX = "/_sys/"
+TIMEOUT_TYPE_PREFIX = "TemporalTimeout:"
+FAIRNESS_KEY_LENGTH = 64
+
+_TIMEOUT_TYPES = {
+    "StartToClose": TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE,
+    "ScheduleToStart": TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START,
+    "ScheduleToClose": TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE,
+    "Heartbeat": TimeoutType.TIMEOUT_TYPE_HEARTBEAT,
+}
+TIMEOUT_TYPE_NAMES = {number: name for name, number in _TIMEOUT_TYPES.items()}
+
+
+def check_duration(duration: Duration, what: str) -> None:
+    """Refuse a negative duration and cut one that is too long. what: begins the message, "invalid StartToCloseTimeout" for instance."""
+    if duration.seconds * duration.nanos < 0:
+        raise invalid_argument(f"{what}: duration has seconds and nanos with different signs")
+    nanoseconds = duration_ns(duration)
+    if nanoseconds < 0:
+        raise invalid_argument(f"{what}: negative duration")
+    if nanoseconds > LONGEST_DURATION:
+        duration.CopyFrom(to_duration(LONGEST_DURATION // SECOND * SECOND))
+
+
+def check_run_id(run_id: str) -> None:
+    """A run id is a UUID or empty."""
+    if run_id:
+        try:
+            uuid.UUID(run_id)
+        except ValueError:
+            raise invalid_argument("RunId is not valid UUID.") from None
+
+
+def check_task_queue(queue: TaskQueue | None, length_limit: int) -> None:
+    """Refuse a task queue that is missing, nameless, too long (bytes) or the server's own; an unset kind becomes NORMAL."""
+    if queue is None:
+        raise invalid_argument("taskQueue is not set")
+    if not queue.name:
+        raise invalid_argument("missing task queue name")
+    queue.kind = queue.kind or TaskQueueKind.TASK_QUEUE_KIND_NORMAL
+    if len(queue.name.encode()) > length_limit:
+        raise invalid_argument("taskQueue length exceeds limit")
+    if queue.name.startswith(RESERVED_QUEUE_PREFIX):
+        raise invalid_argument(f"task queue name cannot start with reserved prefix {RESERVED_QUEUE_PREFIX}")
+
+
+def check_priority(priority: Priority) -> None:
+    """Refuse a priority that no queue could order by."""
+    if priority.priority_key < 0:
+        raise invalid_argument("priority key can't be negative")
+    if len(priority.fairness_key.encode()) > FAIRNESS_KEY_LENGTH:
+        raise invalid_argument("fairness key length exceeds limit")
+    if priority.fairness_weight < 0:
+        raise invalid_argument("must be greater than zero")
+
+
+def fill_retry_policy(policy: RetryPolicy, defaults: RetryDefaults) -> None:
+    """Give every unset field of a retry policy its default."""
+    if not policy.maximum_attempts:
+        policy.maximum_attempts = defaults.maximum_attempts
+    if not duration_ns(policy.initial_interval):
+        policy.initial_interval.CopyFrom(to_duration(defaults.initial_interval_ns))
+    if not duration_ns(policy.maximum_interval):
+        policy.maximum_interval.CopyFrom(to_duration(int(defaults.maximum_interval_coefficient) * duration_ns(policy.initial_interval)))
+    if not policy.backoff_coefficient:
+        policy.backoff_coefficient = defaults.backoff_coefficient
+
+
+def check_retry_policy(policy: RetryPolicy) -> None:
+    """Refuse a retry policy that makes no sense. One attempt means no retries: then the rest does not matter."""
+    if policy.maximum_attempts == 1:
+        return
+    check_duration(policy.initial_interval, "invalid InitialInterval set on retry policy")
+    if policy.backoff_coefficient < 1:
+        raise invalid_argument("BackoffCoefficient cannot be less than 1 on retry policy.")
+    check_duration(policy.maximum_interval, "invalid MaximumInterval set on retry policy")
+    if 0 < duration_ns(policy.maximum_interval) < duration_ns(policy.initial_interval):
+        raise invalid_argument("MaximumInterval cannot be less than InitialInterval on retry policy.")
+    if policy.maximum_attempts < 0:
+        raise invalid_argument("MaximumAttempts cannot be negative on retry policy.")
+    for error_type in policy.non_retryable_error_types:
+        name = error_type.removeprefix(TIMEOUT_TYPE_PREFIX)
+        if name != error_type and name not in _TIMEOUT_TYPES and name not in TimeoutType.keys()[1:]:
+            raise invalid_argument(f"Invalid timeout type value: {name}.")
+
+
+def merge_priority(base: Priority, override: Priority | None) -> Priority:
+    """The priority of a task: what an activity or child leaves out comes from its workflow, field by field."""
+    if override is None:
+        return base
+    return Priority(
+        priority_key=override.priority_key or base.priority_key,
+        fairness_key=override.fairness_key or base.fairness_key,
+        fairness_weight=override.fairness_weight or base.fairness_weight,
+    )
