@@ -2,6 +2,9 @@
 
 A *part* of a state (its workflow task, one activity, one timer …) says which jobs it implies. Jobs are kept in memory only, never cancelled: a job
 that is no longer implied by the state when its time comes is dropped. After a reload they are derived again.
+
+What an execution has in memory only (its volatile state) may imply jobs too; they are lost with it. They are treated alike, but for two things: a step says
+with :meth:`perdure.core.step.Step.touch_volatile` that they may have changed, and they find their part in the volatile state (:meth:`Job.part_in`).
 """
 
 from __future__ import annotations
@@ -32,9 +35,13 @@ class Job(msgspec.Struct, frozen=True):
         """The part of the state that implies this job, if it still exists."""
         raise NotImplementedError
 
-    def is_current(self, state: Any) -> bool:
+    def part_in(self, state: Any, volatile: Any) -> Part | None:
+        """Like :meth:`part`; jobs of what is in memory only look into the volatile state instead."""
+        return self.part(state)
+
+    def is_current(self, state: Any, volatile: Any) -> bool:
         """Whether the state still implies this job."""
-        part = self.part(state)
+        part = self.part_in(state, volatile)
         return part is not None and any(self == job for job in part.jobs(state))
 
 

@@ -23,7 +23,10 @@ V = TypeVar("V")
 class Step(Generic[S, V]):
     """Collects the records of one journal row.
 
-    key: the run. state, volatile: its state; changed only through the methods here (volatile: freely). now: nanoseconds since the epoch.
+    key: the run. state, volatile: its state. now: nanoseconds since the epoch.
+
+    The state changes only through the methods here. The volatile state is changed directly, but every change says :meth:`touch_volatile`, so that its jobs
+    are found and waiting callers look again, and :meth:`on_undo`, so that a decision that turns out to be impossible leaves it as it was.
     """
 
     def __init__(self, kind: Kind[S, V], key: RunKey, state: S, volatile: V, now: int, ids: IdSource, first_event_id: int) -> None:
@@ -38,7 +41,10 @@ class Step(Generic[S, V]):
         self.notes: list[tuple[int, Note]] = []
         self.side: dict[str, bytes | None] = {}
         self.touched: dict[int, Part] = {}
+        self.touched_volatile: dict[int, Part] = {}
+        self.volatile_changed = False
         self.effects: list[Callable[[], None]] = []
+        self._undoes: list[Callable[[], None]] = []
         self._events: list[bytes] = []
 
     @property
@@ -74,6 +80,21 @@ class Step(Generic[S, V]):
     def touch(self, part: Part) -> None:
         """Say that a part's jobs may have changed."""
         self.touched[id(part)] = part
+
+    def touch_volatile(self, *parts: Part) -> None:
+        """Say that something in memory only has changed, and which of its parts may imply other jobs now."""
+        self.volatile_changed = True
+        for part in parts:
+            self.touched_volatile[id(part)] = part
+
+    def on_undo(self, restore: Callable[[], None]) -> None:
+        """Call something if the decision fails after all: it takes back one change of the volatile state."""
+        self._undoes.append(restore)
+
+    def undo(self) -> None:
+        """Called by the engine when the decision failed: take back the changes of the volatile state, latest first."""
+        while self._undoes:
+            self._undoes.pop()()
 
     def after_commit(self, effect: Callable[[], None]) -> None:
         """Call something once this step is durable (and never if it does not become so). Must be quick and must not raise."""

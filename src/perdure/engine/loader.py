@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from perdure.core.execution import ChainKey, Kind, RunKey, Visible, untouched
@@ -26,6 +26,16 @@ class Loader:
         self._loaded = loaded
         self._tail_bytes = tail_bytes
         self._loading: dict[ChainKey, asyncio.Future[None]] = {}
+        self._kept: dict[RunKey, Any] = {}
+
+    def keep(self, key: RunKey, volatile: Any) -> None:
+        """Give the run this volatile state when it is loaded next (soon: the caller sees to that)."""
+        self._kept[key] = volatile
+
+    def forget(self, keys: Iterable[RunKey]) -> None:
+        """Give these runs nothing that was kept for them."""
+        for key in keys:
+            self._kept.pop(key, None)
 
     async def chain(self, key: ChainKey, run_id: str | None) -> Chain:
         """The chain, with its current run and the asked-for run (if they exist) in memory."""
@@ -90,7 +100,7 @@ class Loader:
         key = RunKey(header.namespace_id, header.kind, header.business_id, header.run_id)
         snapshot = await self._store.read_snapshot(header.uid, kind.snapshot_version)
         state = kind.decode_state(snapshot.data) if snapshot is not None else kind.new_state()
-        execution: AnyExecution = Execution(kind, key, header, state, kind.new_volatile())
+        execution: AnyExecution = Execution(kind, key, header, state, self._kept.pop(key, None) or kind.new_volatile())
         execution.sequence = snapshot.sequence if snapshot is not None else 0
         for row in await self._store.read_journal(header.uid, execution.sequence):
             fold(kind, state, row)

@@ -146,7 +146,7 @@ class Partition:
 
     def run_pure(self, execution: AnyExecution, job: PureJob) -> None:
         """Apply a pure job to an execution in memory, if the state still implies it."""
-        if execution.dropped or self.writer.is_fenced or not job.is_current(execution.state):
+        if execution.dropped or self.writer.is_fenced or not job.is_current(execution.state, execution.volatile):
             return
         chain = self.cache.chains[execution.key.chain]
         transaction = Transaction(chain, execution, self.clock.now(), self.ids, self._new_uid)
@@ -170,7 +170,10 @@ class Partition:
         for step in transaction.steps.values():
             step.finish()
         changed = [(transaction.executions[uid], step) for uid, step in transaction.steps.items() if step.has_records]
+        volatile = [(transaction.executions[uid], step) for uid, step in transaction.steps.items() if step.volatile_changed]
         if not changed:
+            for execution, step in volatile:
+                self._settle_volatile(execution, step, execution.group)
             for effect in transaction.effects:
                 effect()
             return None
@@ -181,9 +184,20 @@ class Partition:
                 group.headers[uid].is_current = False
         for execution, step in changed:
             self._record(group, execution, step, created=execution.uid in transaction.created)
+        for execution, step in volatile:
+            self._settle_volatile(execution, step, group)
         transaction.chain.group = group
         group.effects.extend(transaction.effects)
         return group
+
+    def _settle_volatile(self, execution: AnyExecution, step: AnyStep, group: Group | None) -> None:
+        """What changed in memory only shows its effects, and wakes who waits, once what it was decided upon is durable. group: that, None: all is."""
+        jobs = [job for part in step.touched_volatile.values() for job in part.jobs(execution.state)]
+        self._schedule(execution, jobs, group)
+        if group is None:
+            execution.announce()
+        else:
+            group.effects.append(execution.announce)
 
     def _record(self, group: Group, execution: AnyExecution, step: AnyStep, *, created: bool) -> None:
         if step.event_count or step.notes:
@@ -239,7 +253,9 @@ class Partition:
             execution.entries = [entry for entry in execution.entries if entry.run is not None]
 
     def _schedule_all(self, execution: AnyExecution) -> None:
-        self._schedule(execution, all_jobs(execution.kind, execution.state), None)
+        jobs = all_jobs(execution.kind, execution.state)
+        jobs += [job for part in execution.kind.volatile_parts(execution.volatile) for job in part.jobs(execution.state)]
+        self._schedule(execution, jobs, None)
 
     def _due(self, execution: AnyExecution, entry: Entry) -> None:
         if entry.job is not None:
@@ -255,7 +271,7 @@ class Partition:
             return
         if isinstance(job, PureJob):
             self.run_pure(execution, job)
-        elif isinstance(job, EffectJob) and job.is_current(execution.state):
+        elif isinstance(job, EffectJob) and job.is_current(execution.state, execution.volatile):
             self._effects.run(execution.key, job)
 
     # -- the writer's answers ---------------------------------------------------------------------------
@@ -277,6 +293,7 @@ class Partition:
         lost: dict[RunKey, AnyExecution] = {e.key: e for group in groups for e in group.executions.values()}
         for execution in lost.values():
             self.cache.drop(execution)
+        self.loader.forget(lost)
         for chain_key in {key.chain for key in lost}:
             self.cache.drop_chain(chain_key)
         if not self.writer.is_fenced:
@@ -294,17 +311,23 @@ class Partition:
                 await asyncio.sleep(1)
 
     def _undo(self, transaction: Transaction) -> None:
-        """Forget what an undone decision changed in memory: the journal is the truth. Loading waits until all before it is durable."""
+        """Forget what an undone decision changed in memory: the journal is the truth. Loading waits until all before it is durable.
+
+        What is in memory only was restored by the steps, and outlives the reload: callers may be waiting for it.
+        """
+        for step in transaction.steps.values():
+            step.undo()
         touched = [transaction.executions[uid] for uid, step in transaction.steps.items() if step.has_records]
         if not touched:
             return
         key = transaction.key
         if transaction.chain.group is not None:
             self.cache.settle(key, transaction.chain.group.finished)
+        kept = [e for e in transaction.chain.runs.values() if e.uid not in transaction.created]
         self.cache.drop_chain(key)
-        for execution in touched:
-            if execution.uid not in transaction.created:
-                self.spawn(self._reload(execution.key))
+        for execution in kept:
+            self.loader.keep(execution.key, execution.volatile)
+            self.spawn(self._reload(execution.key))
 
     # -- memory ---------------------------------------------------------------------------------------
     def _evict(self, execution: AnyExecution) -> None:

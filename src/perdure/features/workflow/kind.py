@@ -69,6 +69,9 @@ class WorkflowKind:
     def parts(self, state: WorkflowState) -> Iterable[Part]:
         return state.parts()
 
+    def volatile_parts(self, volatile: WorkflowVolatile) -> Iterable[Part]:
+        return () if volatile.speculative is None else (volatile.speculative,)
+
     def next_event_id(self, state: WorkflowState) -> int:
         return state.next_event_id
 
