@@ -297,6 +297,7 @@ def _retry_scheduled(state: WorkflowState, note: notes.ActivityRetryScheduled, t
     activity.attempt += 1
     activity.stamp += 1
     activity.scheduled_at = note.at
+    activity.started_at = 0
     activity.request_id = ""
     activity.last_failure = note.failure
     activity.last_attempt_complete_at = note.failed_at
