@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import traceback
@@ -125,6 +126,8 @@ def _main() -> int:
     address = sys.stdin.readline().strip()
     if not address:  # the server did not start, and has said why
         return 1
+    # The failed attempt is part of the story, and the history tells it better than the SDK's traceback.
+    logging.getLogger("temporalio.activity").setLevel(logging.ERROR)
     try:
         asyncio.run(run_order(address))
     except Exception:
