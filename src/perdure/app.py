@@ -17,6 +17,7 @@ from perdure.core.clock import SECOND, Clock, SystemClock
 from perdure.core.execution import Kind
 from perdure.core.ids import IdSource
 from perdure.engine.engine import Engine
+from perdure.engine.upkeep import until
 from perdure.features.namespace.registry import Namespace, NamespaceRegistry
 from perdure.features.search_attributes.rpc import SearchAttributesRpc
 from perdure.features.system.rpc import SystemRpc
@@ -35,11 +36,12 @@ from perdure.rpc.grpc_server import GrpcServer, ListenError
 from perdure.rpc.services import method_table
 from perdure.settings import ServerSettings
 from perdure.store.opening import create_store
-from perdure.store.protocol import Store
+from perdure.store.protocol import Store, StoreInUse
 
 log = logging.getLogger(__name__)
 
 CLUSTER_ID = "cluster-id"
+STANDBY_RETRY = SECOND // 2
 
 
 class StartError(Exception):
@@ -52,7 +54,9 @@ class Server:
     clock, ids, store: given by tests and the simulator. Raises StartError or StoreOpenError on entering.
     """
 
-    def __init__(self, settings: ServerSettings, *, clock: Clock | None = None, ids: IdSource | None = None, store: Store | None = None) -> None:
+    def __init__(
+        self, settings: ServerSettings, *, clock: Clock | None = None, ids: IdSource | None = None, store: Store | None = None
+    ) -> None:
         self.settings = settings
         self.clock = clock or SystemClock()
         self.ids = ids or IdSource()
@@ -61,6 +65,8 @@ class Server:
         self.metrics_address: str | None = None
         self._stack = AsyncExitStack()
         self._ready = False
+        #: Set when another server has taken over the store: this one can only end.
+        self.fenced = asyncio.Event()
 
     async def __aenter__(self) -> Server:
         async with AsyncExitStack() as stack:
@@ -76,15 +82,17 @@ class Server:
         settings = self.settings
         registry = Registry()
         metrics = ServerMetrics(registry)
-        await self.store.open()
+        await self._open_store()
         stack.push_async_callback(self.store.close)
 
         self.namespaces = NamespaceRegistry(self.store, self.ids)
         kinds: dict[str, Kind[Any, Any]] = {WorkflowKind.name: WorkflowKind(settings.limits, self.namespaces)}
-        owner = f"{socket.gethostname()}:{os.getpid()}"
+        owner = f"{socket.gethostname()}:{os.getpid()}:{self.ids.uuid()[:8]}"
         self.engine = Engine(
-            self.store, kinds, self.clock, self.ids, owner=owner, cache_bytes=settings.cache_size_bytes, observer=metrics
+            self.store, kinds, self.clock, self.ids, owner=owner, partitions=settings.partitions,
+            cache_bytes=settings.cache_size_bytes, standby=settings.standby, observer=metrics
         )
+        self.engine.on_fenced = self.fenced.set
         await self.engine.start()
         stack.push_async_callback(self.engine.stop)
         await self._create_namespaces()
@@ -119,11 +127,24 @@ class Server:
         SearchAttributesRpc(self.namespaces).register(methods)
         workflow.register(WorkflowServices(self.engine, self.matching, self.namespaces, self.clock, self.settings.limits), methods)
 
+    async def _open_store(self) -> None:
+        """A standby waits for the file as it waits for a lease."""
+        while True:
+            try:
+                await self.store.open()
+                return
+            except StoreInUse as error:
+                if not self.settings.standby:
+                    raise
+                log.info("standing by: %s", error)
+                await until(self.clock, self.clock.now() + STANDBY_RETRY)
+
     async def _create_namespaces(self) -> None:
         """Namespaces that the settings ask for exist before the first call is answered."""
         settings = self.settings
         await self.namespaces.load()
-        attributes = {name: int(IndexedValueType.Value(f"INDEXED_VALUE_TYPE_{_snake(t)}")) for name, t in settings.search_attributes.items()}
+        attributes = {name: int(IndexedValueType.Value(f"INDEXED_VALUE_TYPE_{_snake(t)}")) for name, t in
+        settings.search_attributes.items()}
         for name in settings.namespaces:
             namespace = self.namespaces.by_name(name)
             if namespace is None:

@@ -42,6 +42,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     server's own. namespaces: created at start where missing, with namespace_retention (ns) and search_attributes (name → type).
     dynamic_config: the official server's keys → JSON values; limits: what follows from them (never given directly in a file).
     cache_size_bytes: loaded executions kept in memory. drain_timeout (ns): how long calls in progress may take at a stop.
+    partitions: engines in this process, each with a writer of its own; may change from one start to the next. standby: while another server uses the
+    store, wait and take over when it ends, instead of refusing to start.
     allow_no_auth: listen beyond this machine although nobody has to identify themselves.
     """
 
@@ -57,6 +59,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     limits: Limits = Limits()
     cache_size_bytes: Annotated[int, msgspec.Meta(ge=1 << 20)] = 64 << 20
     drain_timeout: int = 5 * SECOND
+    partitions: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    standby: bool = False
     allow_no_auth: bool = False
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"

@@ -33,11 +33,22 @@ async def _serve(settings: ServerSettings) -> int:
     try:
         async with Server(settings) as server:
             print(_banner(settings, server.grpc_address, server.metrics_address), flush=True)
-            await stop.wait()
+            await _first_of(stop, server.fenced)
+            if server.fenced.is_set():
+                raise CommandError("another server has taken over the database; this one has stopped")
     except asyncio.CancelledError:
         # A second signal: whoever stops the server does not want to wait for calls in progress. Nothing acknowledged is lost.
         print("perdure: stopped without waiting for calls in progress", file=sys.stderr)
     return 0
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -71,6 +71,8 @@ def start_settings(arguments: argparse.Namespace) -> LoadedSettings:
         value = getattr(arguments, name)
         if value is not None:
             flags[key] = Given(_port_number(value) if key == "metrics_port" else value, f"flag --{name.replace('_', '-')}")
+    if arguments.standby:
+        flags["standby"] = Given(True, "flag --standby")
     if arguments.allow_no_auth:
         flags["allow_no_auth"] = Given(True, "flag --allow-no-auth")
     if arguments.namespace:
@@ -89,6 +91,7 @@ _START_FLAGS = {
     "metrics_port": "metrics_port",
     "retention": "namespace_retention",
     "cache_size": "cache_size_bytes",
+    "partitions": "partitions",
     "drain_timeout": "drain_timeout",
 }
 

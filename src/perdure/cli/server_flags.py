@@ -39,6 +39,8 @@ def add_start_flags(parser: Parser) -> None:
     parser.add_argument("--metrics-port", metavar="PORT", help="port of /metrics, or off (default 9090)")
     add_switch(parser, "--allow-no-auth", help="listen beyond this machine although callers do not have to identify themselves")
     parser.add_argument("--retention", metavar="DURATION", help="of the namespaces that this start creates (default 24h)")
+    parser.add_argument("--partitions", type=int, metavar="NUMBER", help="engines with a writer of their own in this process (default 1)")
+    add_switch(parser, "--standby", help="while another server uses the database, wait, and take over when it ends")
     parser.add_argument("--cache-size", type=int, metavar="BYTES", help="memory for loaded executions (default 64 MiB)")
     parser.add_argument("--drain-timeout", metavar="DURATION", help="how long calls in progress may take at a stop (default 5s)")
     _add_shared_flags(parser)

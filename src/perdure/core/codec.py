@@ -1,11 +1,13 @@
 """How private data is encoded: msgpack of typed structs, with protobuf messages inside them as their own bytes.
 
-Used for notes, snapshots, task tokens and page tokens. Snapshots are compared byte by byte in tests (fold == live), so encoding is deterministic.
+Used for notes, snapshots, task tokens and page tokens. Snapshots are compared byte by byte in tests (fold == live), so encoding is
+deterministic.
 """
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar, cast
+import hashlib
+from typing import Any, Generic, TypeVar, cast, get_args, get_type_hints
 
 import msgspec
 from google.protobuf.message import Message
@@ -37,6 +39,28 @@ def encode(value: object) -> bytes:
 def encode_deterministic(value: object) -> bytes:
     """Encode so that equal values give equal bytes, whatever the order in which they were built."""
     return _ENCODER.encode(value)
+
+
+def schema_version(root: type[msgspec.Struct]) -> str:
+    """A fingerprint of a struct and all structs inside it: field names and types. Data written under another fingerprint cannot be read."""
+    pending: list[type[msgspec.Struct]] = [root]
+    seen: dict[type[msgspec.Struct], None] = {}
+    while pending:
+        struct = pending.pop()
+        if struct in seen:
+            continue
+        seen[struct] = None
+        for hint in get_type_hints(struct).values():
+            pending.extend(inner for inner in _inner_types(hint) if isinstance(inner, type) and issubclass(inner, msgspec.Struct))
+    lines = [f"{struct.__name__}: {get_type_hints(struct)}" for struct in seen]
+    return hashlib.blake2b("\n".join(sorted(lines)).encode(), digest_size=6).hexdigest()
+
+
+def _inner_types(hint: Any) -> list[Any]:
+    found = [hint]
+    for argument in get_args(hint):
+        found.extend(_inner_types(argument))
+    return found
 
 
 class Codec(Generic[T]):

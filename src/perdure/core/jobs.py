@@ -1,6 +1,7 @@
 """Jobs: deferred work as a function of state.
 
-A *part* of a state (its workflow task, one activity, one timer …) says which jobs it implies. Jobs are kept in memory only, never cancelled: a job
+A *part* of a state (its workflow task, one activity, one timer …) says which jobs it implies. Jobs are kept in memory only, never
+cancelled: a job
 that is no longer implied by the state when its time comes is dropped. After a reload they are derived again.
 
 What an execution has in memory only (its volatile state) may imply jobs too; they are lost with it. They are treated alike, but for two things: a step says
@@ -46,7 +47,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class PureJob(Job, frozen=True):
-    """Changes state and does no I/O: a timer fires, a timeout strikes. What it does is said by the function registered with :func:`decides`."""
+    """Changes state and does no I/O: a timer fires, a timeout strikes. :func:`decides` registers what it does."""
 
     def decide(self, step: Step[Any, Any]) -> None:
         """Record what happens now. Called only while the job is current."""

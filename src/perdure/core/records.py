@@ -1,6 +1,7 @@
 """Records: what a journal is made of.
 
-A record is either a public ``HistoryEvent`` or a private :class:`Note`. One step appends its records as one journal row: the events as the bytes of a
+A record is either a public ``HistoryEvent`` or a private :class:`Note`. One step appends its records as one journal row: the events as the
+bytes of a
 ``History`` (so that pages can be answered by joining rows), the notes as a list of (number of events before the note, note).
 """
 

@@ -1,6 +1,7 @@
 """A step: one application of an intent to one execution.
 
-Deciding means calling :meth:`Step.event` and :meth:`Step.note`; each is applied at once, so that the rest of the decision sees the new state. Time, ids and
+Deciding means calling :meth:`Step.event` and :meth:`Step.note`; each is applied at once, so that the rest of the decision sees the new
+state. Time, ids and
 randomness come in through the step. Nothing here awaits.
 """
 

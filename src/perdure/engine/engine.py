@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -13,17 +12,19 @@ from perdure.core.ids import IdSource
 from perdure.core.jobs import EffectJob
 from perdure.engine.live import AnyExecution, HistoryBatch
 from perdure.engine.partition import Decide, Partition
-from perdure.engine.upkeep import Upkeep
+from perdure.engine.upkeep import Upkeep, until
 from perdure.engine.writer import CommitObserver
-from perdure.store.protocol import SLOTS, Lease, Store, StoreOpenError
+from perdure.store.protocol import SLOTS, Lease, Store, StoreInUse
 
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 EffectHandler = Callable[[RunKey, Any], None]
 
-LEASE = 10 * SECOND
-LEASE_RETRY_SECONDS = 0.5
+LEASE = 5 * SECOND
+"""How long a server that died without a word keeps a standby waiting."""
+
+LEASE_RETRY = SECOND // 4
 HISTORY_ROWS = 256
 
 
@@ -46,7 +47,8 @@ class EffectRegistry:
 class Engine:
     """All partitions of this process, and the router between them.
 
-    partitions: how many; any number, it may change from one start to the next. owner: names this server in leases. standby: wait for another server's
+    partitions: how many; any number, it may change from one start to the next. owner: names this server in leases. standby: wait for
+    another server's
     leases instead of refusing to start. cache_bytes: for all partitions together.
     """
 
@@ -70,17 +72,27 @@ class Engine:
         self.on_fenced: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
-        """Take the leases and begin. Raises StoreOpenError when another server holds them (unless this one is a standby, which waits)."""
-        for number in range(self._count):
-            lease = await self._acquire(number)
-            slots = range(SLOTS * number // self._count, SLOTS * (number + 1) // self._count)
+        """Take the leases and begin. Raises StoreInUse when another server holds them (unless this one is a standby, which waits)."""
+        leases = [await self._acquire(number) for number in range(self._count)]
+        # A server with more partitions may have used this store before: whoever still holds one of those leases must not write any more.
+        while (old := await self.store.read_lease(len(leases))) is not None:
+            leases.append(await self._acquire(old.partition))
+        for lease in leases[: self._count]:
+            slots = range(SLOTS * lease.partition // self._count, SLOTS * (lease.partition + 1) // self._count)
             partition = Partition(
                 self.store, lease, slots, self.kinds, self.effects, self.clock, self.ids,
-                cache_bytes=self._cache_bytes // self._count, observer=self._observer, on_fenced=lambda: self.on_fenced(),
+                cache_bytes=self._cache_bytes // self._count, observer=self._observer, on_fenced=self._fenced,
             )  # fmt: skip
             partition.writer.start()
             self.partitions.append(partition)
             self._upkeep.append(Upkeep(partition, self.store, lease, LEASE))
+
+    def _fenced(self) -> None:
+        """One lost lease ends the whole server: somebody else owns the store now."""
+        for partition in self.partitions:
+            partition.writer.fence()
+        on_fenced, self.on_fenced = self.on_fenced, lambda: None
+        on_fenced()
 
     def begin_work(self) -> None:
         """Find the work that was left in the store; call once effects have their handlers."""
@@ -97,23 +109,23 @@ class Engine:
             await upkeep.release()
 
     async def _acquire(self, number: int) -> Lease:
-        waiting = False
+        """Take a lease. One that nobody renews runs out: its owner has died. A living owner is waited for by a standby only."""
+        seen: Lease | None = None
         while True:
             now = self.clock.now()
             lease = await self.store.acquire_lease(number, self._owner, now, now + LEASE)
             if lease is not None:
                 return lease
             held = await self.store.read_lease(number)
-            holder = held.owner if held else "another server"
-            if not self._standby:
-                raise StoreOpenError(
-                    f"The database ({self.store.description}) is in use by another server ({holder}). "
-                    "Stop that server first, give this one a database of its own, or start it with --standby to take over when the other one ends."
+            if held is not None and seen is None:
+                log.warning("partition %d is held by %s; waiting", number, held.owner)
+                seen = held
+            elif held is not None and seen is not None and held.expires_at > seen.expires_at and not self._standby:
+                raise StoreInUse(
+                    f"The database ({self.store.description}) is in use by another server ({held.owner}). "
+                    "Stop that server first, give this one a database of its own, or start it with --standby to take over when it ends."
                 )
-            if not waiting:
-                log.warning("standing by: partition %d is held by %s", number, holder)
-                waiting = True
-            await asyncio.sleep(LEASE_RETRY_SECONDS)
+            await until(self.clock, now + LEASE_RETRY)
 
     # -- intents ------------------------------------------------------------------------------------
     def partition_of(self, key: ChainKey) -> Partition:

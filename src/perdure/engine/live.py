@@ -33,14 +33,15 @@ class HistoryBatch(NamedTuple):
 class Execution(Generic[S, V]):
     """One run in memory.
 
-    sequence: of its last journal row. group: the commit group that holds its latest change, None when all is durable. pins: who needs it to stay in
+    sequence: of its last journal row. group: the commit group that holds its latest change, None when all is durable. pins: who needs it to
+    stay in
     memory (waiting callers). dropped: it is not the truth any more (a commit failed, or a decision was undone); load it again.
     tail: the latest batches of its history, durable or not; older ones are in the store.
     """
 
     __slots__ = (
-        "changed", "counted_size", "dropped", "durable_event_id", "entries", "group", "header", "key", "kind", "pins", "scheduled", "sequence",
-        "size", "state", "tail", "tail_bytes", "volatile",
+        "changed", "counted_size", "dropped", "durable_event_id", "entries", "group", "header", "key", "kind", "pins", "scheduled",
+        "sequence", "size", "snapshot_sequence", "state", "tail", "tail_bytes", "volatile",
     )  # fmt: skip
 
     def __init__(self, kind: Kind[S, V], key: RunKey, header: Header, state: S, volatile: V) -> None:
@@ -51,6 +52,7 @@ class Execution(Generic[S, V]):
         self.state = state
         self.volatile = volatile
         self.sequence = 0
+        self.snapshot_sequence = 0
         self.group: Group | None = None
         self.pins = 0
         self.dropped = False

@@ -101,7 +101,7 @@ class Loader:
         snapshot = await self._store.read_snapshot(header.uid, kind.snapshot_version)
         state = kind.decode_state(snapshot.data) if snapshot is not None else kind.new_state()
         execution: AnyExecution = Execution(kind, key, header, state, self._kept.pop(key, None) or kind.new_volatile())
-        execution.sequence = snapshot.sequence if snapshot is not None else 0
+        execution.sequence = execution.snapshot_sequence = snapshot.sequence if snapshot is not None else 0
         for row in await self._store.read_journal(header.uid, execution.sequence):
             fold(kind, state, row)
             execution.sequence = row.sequence
@@ -128,14 +128,15 @@ def fill_header(header: Header, visible: Visible, ready: bool, wake_at: int | No
 
     The counters of an open execution are not worth a write of their own: visibility shows them only once it is closed.
     """
+    shown = (visible.status, visible.close_at, visible.expire_at, visible.task_queue, visible.execution_at)
     changed = (
-        (header.ready, header.wake_at, header.status, header.close_at, header.expire_at) != (ready, wake_at, visible.status, visible.close_at, visible.expire_at)
+        (header.ready, header.wake_at) != (ready, wake_at)
+        or (header.status, header.close_at, header.expire_at, header.task_queue, header.execution_at) != shown
         or (header.search_attributes, header.memo, header.details) != (visible.search_attributes, visible.memo, visible.details)
-        or (header.task_queue, header.execution_at) != (visible.task_queue, visible.execution_at)
-    )  # fmt: skip
+    )
     header.ready, header.wake_at = ready, wake_at
-    header.type_name, header.task_queue, header.status = visible.type_name, visible.task_queue, visible.status
-    header.start_at, header.execution_at, header.close_at, header.expire_at = visible.start_at, visible.execution_at, visible.close_at, visible.expire_at
+    header.status, header.close_at, header.expire_at, header.task_queue, header.execution_at = shown
+    header.type_name, header.start_at = visible.type_name, visible.start_at
     header.history_length, header.history_size = visible.history_length, visible.history_size
     header.parent_business_id, header.parent_run_id = visible.parent_business_id, visible.parent_run_id
     header.root_business_id, header.root_run_id = visible.root_business_id, visible.root_run_id

@@ -1,13 +1,14 @@
 """A partition: one engine with its writer, the owner of a range of slots.
 
-The path of an intent: load what it addresses (may await), decide and apply (never awaits), hand the records to the writer, wait until they are durable.
+The path of an intent: load what it addresses (may await), decide and apply (never awaits), hand the records to the writer, wait until they
+are durable.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
@@ -23,7 +24,7 @@ from perdure.engine.loader import Loader, fill_header
 from perdure.engine.timers import Entry, Timers
 from perdure.engine.transaction import Transaction
 from perdure.engine.writer import CommitObserver, Group, Writer
-from perdure.store.protocol import JournalRow, Lease, SideRow, Store
+from perdure.store.protocol import Header, JournalRow, Lease, SideRow, Snapshot, Store
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,11 @@ Decide = Callable[[Transaction], R]
 
 TAIL_BYTES = 64 * 1024
 """History kept in memory per execution; enough for the next worker task of nearly every workflow, older events come from the store."""
+
+
+SNAPSHOT_ROWS = 64
+"""An execution that leaves memory with so many journal rows since its last snapshot gets a new one. Folding a row costs about as much as
+decoding a hundredth of a state."""
 
 
 class Effects(Protocol):
@@ -77,6 +83,8 @@ class Partition:
         )
         self.cache = Cache(cache_bytes, self._evict, self.timers)
         self.loader = Loader(store, kinds, self.cache, self._schedule_all, TAIL_BYTES)
+        #: Told when an execution leaves memory: its key and its next wake-up.
+        self.on_evicted: Callable[[RunKey, int | None], None] = lambda key, wake_at: None
         #: Set in tests and in the simulator: called with each execution after each step.
         self.check: Callable[[AnyExecution], None] | None = None
 
@@ -84,7 +92,8 @@ class Partition:
     async def transact(self, key: ChainKey, run_id: str | None, decide: Decide[R]) -> R:
         """Apply an intent to a chain and wait until its outcome is durable.
 
-        run_id: the run it addresses; None for the current one. decide: sync; returns the outcome, or raises ApiError to refuse; gets ``run`` None
+        run_id: the run it addresses; None for the current one. decide: sync; returns the outcome, or raises ApiError to refuse; gets
+        ``run`` None
         when there is no such run. Raises ApiError UNAVAILABLE when the store failed; then nothing of it happened.
         """
         result, group = await self.transact_early(key, run_id, decide)
@@ -143,6 +152,19 @@ class Partition:
         self.cache.drop_chain(key.chain)
         await asyncio.shield(group.finished)
         return True
+
+    async def delete_expired(self, headers: Sequence[Header]) -> None:
+        """Remove closed runs in one commit, without bringing them into memory."""
+        if not headers:
+            return
+        group = self.writer.open_group()
+        for header in headers:
+            key = ChainKey(header.namespace_id, header.kind, header.business_id)
+            group.commit.deleted.append(header.uid)
+            group.headers.pop(header.uid, None)
+            self.cache.settle(key, group.finished)
+            self.cache.drop_chain(key)
+        await asyncio.shield(group.finished)
 
     def run_pure(self, execution: AnyExecution, job: PureJob) -> None:
         """Apply a pure job to an execution in memory, if the state still implies it."""
@@ -248,7 +270,8 @@ class Partition:
             elif group is not None:
                 group.effects.append(lambda execution=execution, job=job: self._perform(execution, job))
             else:
-                asyncio.get_running_loop().call_soon(self._perform, execution, job)
+                execution.pins += 1
+                asyncio.get_running_loop().call_soon(self._perform_loaded, execution, job)
         if len(execution.entries) > 64 and len(execution.entries) > 2 * len(execution.scheduled):
             execution.entries = [entry for entry in execution.entries if entry.run is not None]
 
@@ -264,6 +287,10 @@ class Partition:
                 execution.group.effects.append(lambda: self._perform(execution, job))
             else:
                 self._perform(execution, entry.job)
+
+    def _perform_loaded(self, execution: AnyExecution, job: Job) -> None:
+        execution.pins -= 1
+        self._perform(execution, job)
 
     def _perform(self, execution: AnyExecution, job: Job) -> None:
         execution.scheduled.discard(job)
@@ -339,13 +366,21 @@ class Partition:
         if (header.ready, header.wake_at) != (ready, wake_at) and not self.writer.is_fenced:
             header.ready, header.wake_at = ready, wake_at
             self.writer.open_group().add_header(replace(header))
+        self._write_snapshot(execution)
         self.timers.forget(execution.entries)
         execution.entries.clear()
         execution.scheduled.clear()
-        self.on_evicted(execution.key, wake_at, ready)
+        self.on_evicted(execution.key, wake_at)
 
-    #: Told when an execution leaves memory: its key, its next wake-up, and whether it has work to hand out. The sleeper loop replaces this.
-    on_evicted: Callable[[RunKey, int | None, bool], None] = staticmethod(lambda key, wake_at, ready: None)
+    def _write_snapshot(self, execution: AnyExecution) -> None:
+        """Spare the next load the reading of a long journal. Losing a snapshot costs time only."""
+        rows = execution.sequence - execution.snapshot_sequence
+        if rows < SNAPSHOT_ROWS or self.writer.is_fenced:
+            return
+        execution.snapshot_sequence = execution.sequence
+        data = execution.kind.encode_state(execution.state)
+        snapshot = Snapshot(execution.uid, execution.sequence, execution.kind.snapshot_version, data)
+        self.writer.open_group().commit.snapshots.append(snapshot)
 
     def _new_uid(self) -> int:
         """Growing, and unique among partitions: microseconds since the epoch and the partition's number (at most 1,024 of them)."""

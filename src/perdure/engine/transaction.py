@@ -18,7 +18,8 @@ from perdure.store.protocol import SLOTS, Header
 class Transaction:
     """What a decision gets.
 
-    now: nanoseconds since the epoch. chain, run: `run` is the run that was asked for (by run id, or the current one), None when there is none.
+    now: nanoseconds since the epoch. chain, run: `run` is the run that was asked for (by run id, or the current one), None when there is
+    none.
     """
 
     def __init__(self, chain: Chain, run: AnyExecution | None, now: int, ids: IdSource, new_uid: Callable[[], int]) -> None:

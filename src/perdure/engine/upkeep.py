@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from perdure.core.clock import SECOND
+from perdure.core.clock import SECOND, Clock
 from perdure.core.errors import ApiError
 from perdure.core.execution import ChainKey, RunKey
 from perdure.engine.partition import Partition
 from perdure.engine.timers import Entry
-from perdure.store.protocol import Header, Lease, LeaseLost, Store, StoreError
+from perdure.store.protocol import Header, Lease, Store, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,21 @@ HORIZON = 60 * SECOND
 BATCH = 1000
 EXPIRY_INTERVAL = 30 * SECOND
 EXPIRY_BATCH = 200
+
+
+async def until(clock: Clock, at: int) -> None:
+    """Wait on the server's clock, which may be a virtual one."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def wake() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    alarm = clock.call_at(at, wake)
+    try:
+        await done
+    finally:
+        alarm.cancel()
 
 
 class Upkeep:
@@ -57,19 +72,10 @@ class Upkeep:
     def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(coroutine, name=f"{name}-{self._partition.number}"))
 
-    async def _until(self, at: int) -> None:
-        """Wait on the server's clock, which may be a virtual one."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        alarm = self._clock.call_at(at, lambda: done.done() or done.set_result(None))
-        try:
-            await done
-        finally:
-            alarm.cancel()
-
     # -- lease ------------------------------------------------------------------------------------------
     async def _keep_lease(self) -> None:
         while True:
-            await self._until(self._clock.now() + self._lease_time // 3)
+            await until(self._clock, self._clock.now() + self._lease_time // 3)
             try:
                 kept = await self._store.renew_lease(self._lease, self._clock.now() + self._lease_time)
             except StoreError as error:
@@ -80,10 +86,8 @@ class Upkeep:
                 return
 
     # -- sleeping executions ------------------------------------------------------------------------------
-    def _evicted(self, key: RunKey, wake_at: int | None, ready: bool) -> None:
-        if ready:
-            # Work that waits for a worker is already in its task queue; the store knows it too.
-            return
+    def _evicted(self, key: RunKey, wake_at: int | None) -> None:
+        # Work that waits for a worker is in its task queue already; only the passing of time has to be watched.
         if wake_at is not None and wake_at < self._scanned_until:
             self._sleep(key, wake_at)
 
@@ -113,7 +117,7 @@ class Upkeep:
                         self._sleep(_run_key(header), header.wake_at)
             except StoreError as error:
                 log.warning("cannot look for sleeping executions: %s", error)
-            await self._until(self._scanned_until - HORIZON // 2)
+            await until(self._clock, self._scanned_until - HORIZON // 2)
             self._scanned_until = self._clock.now() + HORIZON
 
     async def _find_ready(self) -> None:
@@ -124,7 +128,7 @@ class Upkeep:
                 headers = await self._store.find_ready(self._partition.slots, after, BATCH)
             except StoreError as error:
                 log.warning("cannot look for waiting work: %s; trying again", error)
-                await self._until(self._clock.now() + SECOND)
+                await until(self._clock, self._clock.now() + SECOND)
                 continue
             for header in headers:
                 after = header.uid
@@ -142,14 +146,13 @@ class Upkeep:
     async def _remove_expired(self) -> None:
         while True:
             try:
-                headers = await self._store.find_expired(self._partition.slots, self._clock.now(), EXPIRY_BATCH)
-                for header in headers:
-                    await self._partition.delete(_run_key(header))
-            except (StoreError, LeaseLost, ApiError) as error:
+                headers: Sequence[Header] = await self._store.find_expired(self._partition.slots, self._clock.now(), EXPIRY_BATCH)
+                await self._partition.delete_expired(headers)
+            except (StoreError, ApiError) as error:
                 log.warning("cannot remove expired executions: %s", error)
-                headers = []
+                headers = ()
             if len(headers) < EXPIRY_BATCH:
-                await self._until(self._clock.now() + EXPIRY_INTERVAL)
+                await until(self._clock, self._clock.now() + EXPIRY_INTERVAL)
 
 
 def _run_key(header: Header) -> RunKey:

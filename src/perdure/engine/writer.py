@@ -1,6 +1,7 @@
 """One writer per partition: groups all that is ready into one commit, and moves the durable watermark.
 
-Transitions run ahead in memory; whoever must not speak before they are durable waits for their :class:`Group`. While one group is being committed,
+Transitions run ahead in memory; whoever must not speak before they are durable waits for their :class:`Group`. While one group is being
+committed,
 the next one fills up.
 """
 
@@ -58,8 +59,9 @@ class Group:
 class Writer:
     """Commits groups one after the other.
 
-    on_durable(group): called after each commit, before the group's effects. on_failed(groups): called when a commit did not happen; the groups
-    (the failed one and the one that filled up meanwhile) are lost, and their executions must be dropped. on_fenced(): the lease is gone for good.
+    on_durable(group): called after each commit, before the group's effects. on_failed(groups): called when a commit did not happen; the
+    groups (the failed one and the one that filled up meanwhile) are lost, and their executions must be dropped. on_fenced(): the lease is
+    gone for good.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class Writer:
     def open_group(self) -> Group:
         """The group that the present step goes into. Raises ApiError when this partition has been taken over."""
         if self._fenced:
-            raise unavailable("This server no longer owns the partition of that execution; connect to the server that took over and try again.")
+            raise unavailable("This server no longer owns that execution; connect to the server that took over and try again.")
         if self._open is None:
             self._number += 1
             self._open = Group(self._number, self._lease.partition, self._lease.epoch)
@@ -113,6 +115,7 @@ class Writer:
             self._fenced = True
             if self._open is not None:
                 self._fail(self._open)
+            self._idle.set()
             self._on_fenced()
 
     async def drain(self) -> None:
@@ -151,9 +154,8 @@ class Writer:
                 await self._resolve(group)
         except LeaseLost as error:
             log.error("partition %d was taken over: %s", self._lease.partition, error)
-            self._fenced = True
             self._fail(group)
-            self._on_fenced()
+            self.fence()
             return
         except StoreError as error:
             log.error("commit %d failed: %s", group.number, error)

@@ -39,6 +39,10 @@ class StoreOpenError(StoreError):
     """The store cannot be used at all (unreachable, locked, too new); the message says why and what to do."""
 
 
+class StoreInUse(StoreOpenError):
+    """Another server uses the store; it can be used once that server has ended."""
+
+
 @dataclass(slots=True)
 class Header:
     """One execution's row: where to find it again after a restart, and what visibility shows.

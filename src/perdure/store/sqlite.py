@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from perdure.store import schema, sql
 from perdure.store.file_lock import FileLock, FileLockedError
-from perdure.store.protocol import Commit, LeaseLost, StoreError, StoreOpenError
+from perdure.store.protocol import Commit, LeaseLost, StoreError, StoreInUse, StoreOpenError
 from perdure.store.sql import CommitRows, DuplicateRowError, Row, SqlStore, Table
 from perdure.store.writer_thread import WriterThread
 
@@ -164,7 +164,7 @@ class SqliteStore(SqlStore):
             self._lock = FileLock(f"{path}-lock")
         except FileLockedError as error:
             holder = f"process {error.holder}" if error.holder else "another process"
-            raise StoreOpenError(
+            raise StoreInUse(
                 f"The database file {self.path} is in use by {holder}. Stop that server, or give this one another file; "
                 "several servers can share a PostgreSQL database."
             ) from error

@@ -28,7 +28,7 @@ class WorkflowKind:
 
     name = WORKFLOW
     notes = NoteCodec(notes.ALL)
-    snapshot_version = "workflow-1"
+    snapshot_version = codec.schema_version(WorkflowState)
 
     def __init__(self, limits: Limits, namespaces: NamespaceRegistry) -> None:
         self.limits = limits
