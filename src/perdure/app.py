@@ -48,78 +48,43 @@ class StartError(Exception):
     """The server cannot start; the message says what, why, and what to do."""
 
 
-class Server:
-    """A whole server in this process: ``async with Server(settings) as server``.
+class Core:
+    """A server without its transports: store, engine, features and matching, and the dispatcher that answers calls.
 
-    clock, ids, store: given by tests and the simulator. Raises StartError or StoreOpenError on entering.
+    owner: names this server in leases. The simulator runs one like this.
     """
 
-    def __init__(
-        self, settings: ServerSettings, *, clock: Clock | None = None, ids: IdSource | None = None, store: Store | None = None
-    ) -> None:
+    def __init__(self, settings: ServerSettings, store: Store, clock: Clock, ids: IdSource, registry: Registry, *, owner: str) -> None:
         self.settings = settings
-        self.clock = clock or SystemClock()
-        self.ids = ids or IdSource()
-        self.store = store or create_store(settings.database, sqlite_pragmas=settings.sqlite_pragmas)
-        self.grpc_address = ""
-        self.metrics_address: str | None = None
-        self._stack = AsyncExitStack()
-        self._ready = False
-        #: Set when another server has taken over the store: this one can only end.
-        self.fenced = asyncio.Event()
+        self.store = store
+        self.clock = clock
+        self.ids = ids
+        self.registry = registry
+        self.namespaces = NamespaceRegistry(store, ids)
+        kinds: dict[str, Kind[Any, Any]] = {WorkflowKind.name: WorkflowKind(settings.limits, self.namespaces)}
+        self.engine = Engine(
+            store, kinds, clock, ids, owner=owner, partitions=settings.partitions, cache_bytes=settings.cache_size_bytes,
+            standby=settings.standby, observer=ServerMetrics(registry),
+        )  # fmt: skip
+        self.matching = Matching(clock)
+        self.methods = method_table()
+        checks = Checks(self.namespaces, lambda token: decode_token(token).namespace_id, clock, settings.limits)
+        self.dispatcher = Dispatcher(self.methods, checks, RpcMetrics(registry), ids)
 
-    async def __aenter__(self) -> Server:
-        async with AsyncExitStack() as stack:
-            await self._start(stack)
-            self._stack = stack.pop_all()
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._ready = False
-        await self._stack.aclose()
-
-    async def _start(self, stack: AsyncExitStack) -> None:
-        settings = self.settings
-        registry = Registry()
-        metrics = ServerMetrics(registry)
+    async def start(self, stack: AsyncExitStack) -> None:
+        """Open the store and begin to work; the stack undoes it. Raises StoreOpenError."""
         await self._open_store()
         stack.push_async_callback(self.store.close)
-
-        self.namespaces = NamespaceRegistry(self.store, self.ids)
-        kinds: dict[str, Kind[Any, Any]] = {WorkflowKind.name: WorkflowKind(settings.limits, self.namespaces)}
-        owner = f"{socket.gethostname()}:{os.getpid()}:{self.ids.uuid()[:8]}"
-        self.engine = Engine(
-            self.store, kinds, self.clock, self.ids, owner=owner, partitions=settings.partitions,
-            cache_bytes=settings.cache_size_bytes, standby=settings.standby, observer=metrics
-        )
-        self.engine.on_fenced = self.fenced.set
         await self.engine.start()
         stack.push_async_callback(self.engine.stop)
         await self._create_namespaces()
-        self.matching = Matching(self.clock)
-
-        methods = method_table()
-        await self._register(methods)
+        await self._register(self.methods)
         self.engine.begin_work()
 
-        checks = Checks(self.namespaces, lambda token: decode_token(token).namespace_id, self.clock, settings.limits)
-        dispatcher = Dispatcher(methods, checks, RpcMetrics(registry), self.ids)
-        grpc_server = GrpcServer(dispatcher, self.clock, settings.limits, on_drain=self._drain)
-        try:
-            port = await grpc_server.start(settings.ip, settings.grpc_port)
-        except ListenError as error:
-            raise StartError(str(error)) from error
-        stack.push_async_callback(grpc_server.stop, settings.drain_timeout / SECOND)
-        self.grpc_address = f"{settings.ip}:{port}"
-        if settings.metrics_port is not None:
-            http = HttpServer(observability_routes(registry, lambda: self._ready))
-            try:
-                metrics_port = await http.start(settings.ip, settings.metrics_port)
-            except OSError as error:
-                raise StartError(f"cannot listen on {settings.ip}:{settings.metrics_port} for metrics: {error.strerror}") from error
-            stack.push_async_callback(http.stop)
-            self.metrics_address = f"{settings.ip}:{metrics_port}"
-        self._ready = True
+    async def drain(self) -> None:
+        """Answer the polls that wait, with nothing: the server is about to stop."""
+        self.matching.drain()
+        await asyncio.sleep(0)
 
     async def _register(self, methods: MethodTable) -> None:
         cluster_id = await self.store.write_metadata(CLUSTER_ID, self.ids.uuid())
@@ -155,9 +120,59 @@ class Server:
                 namespace.search_attributes.update(attributes)
                 await self.namespaces.save(namespace)
 
-    async def _drain(self) -> None:
-        self.matching.drain()
-        await asyncio.sleep(0)
+
+class Server:
+    """A whole server in this process: ``async with Server(settings) as server``.
+
+    clock, ids, store: given by tests. Raises StartError or StoreOpenError on entering.
+    """
+
+    def __init__(
+        self, settings: ServerSettings, *, clock: Clock | None = None, ids: IdSource | None = None, store: Store | None = None
+    ) -> None:
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.ids = ids or IdSource()
+        self.store = store or create_store(settings.database, sqlite_pragmas=settings.sqlite_pragmas)
+        self.grpc_address = ""
+        self.metrics_address: str | None = None
+        self._stack = AsyncExitStack()
+        self._ready = False
+        #: Set when another server has taken over the store: this one can only end.
+        self.fenced = asyncio.Event()
+
+    async def __aenter__(self) -> Server:
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._ready = False
+        await self._stack.aclose()
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        settings = self.settings
+        owner = f"{socket.gethostname()}:{os.getpid()}:{self.ids.uuid()[:8]}"
+        self.core = Core(settings, self.store, self.clock, self.ids, Registry(), owner=owner)
+        self.core.engine.on_fenced = self.fenced.set
+        await self.core.start(stack)
+        grpc_server = GrpcServer(self.core.dispatcher, self.clock, settings.limits, on_drain=self.core.drain)
+        try:
+            port = await grpc_server.start(settings.ip, settings.grpc_port)
+        except ListenError as error:
+            raise StartError(str(error)) from error
+        stack.push_async_callback(grpc_server.stop, settings.drain_timeout / SECOND)
+        self.grpc_address = f"{settings.ip}:{port}"
+        if settings.metrics_port is not None:
+            http = HttpServer(observability_routes(self.core.registry, lambda: self._ready))
+            try:
+                metrics_port = await http.start(settings.ip, settings.metrics_port)
+            except OSError as error:
+                raise StartError(f"cannot listen on {settings.ip}:{settings.metrics_port} for metrics: {error.strerror}") from error
+            stack.push_async_callback(http.stop)
+            self.metrics_address = f"{settings.ip}:{metrics_port}"
+        self._ready = True
 
 
 def _snake(name: str) -> str:

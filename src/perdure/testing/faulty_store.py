@@ -1,0 +1,182 @@
+"""A store that fails the way databases do, as a seed decides."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from perdure.store.protocol import Commit, CommitUnknown, Header, JournalRow, Lease, Resource, SideRow, Snapshot, Store, StoreError
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class StoreFaults:
+    """How often a store fails: probabilities from 0 to 1, and delays in seconds.
+
+    commit_fails: nothing of it happened. commit_unknown: the connection broke in the middle; it happened or not, half of the time each. read_fails: also
+    renewing a lease. lost: how long the connection is gone after an unknown commit, at most. delay: of every commit and read, at most; slow: a commit takes
+    slow_delay, at most, instead.
+    """
+
+    commit_fails: float = 0.0
+    commit_unknown: float = 0.0
+    read_fails: float = 0.0
+    slow: float = 0.0
+    delay: float = 0.0
+    slow_delay: float = 0.0
+    lost: float = 0.0
+
+
+@dataclass(slots=True)
+class StoreCounts:
+    """What happened, for people."""
+
+    commits: int = 0
+    failed: int = 0
+    unknown: int = 0
+    reads_failed: int = 0
+
+
+@dataclass(slots=True)
+class FaultyStore:
+    """One server's connection to a store; implements :class:`perdure.store.protocol.Store`.
+
+    base: the store itself, opened and closed by its owner. rng: decides about faults. committed: called with every commit that happened, before the server
+    hears of it.
+    """
+
+    base: Store
+    rng: random.Random
+    faults: StoreFaults = field(default_factory=StoreFaults)
+    counts: StoreCounts = field(default_factory=StoreCounts)
+    committed: Callable[[Commit], None] = lambda commit: None
+    _is_cut: bool = False
+    _lost_until: float = 0.0
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        self.description = f"faulty {self.base.description}"
+
+    def cut(self) -> None:
+        """The server is dead: whatever is left of it reaches the store no more."""
+        self._is_cut = True
+
+    async def open(self) -> None:
+        """The base is open already."""
+
+    async def close(self) -> None:
+        """The base stays open: the next server uses it."""
+
+    # -- faults ---------------------------------------------------------------------------------------
+    async def commit(self, commit: Commit) -> None:
+        faults = self.faults
+        await self._reach()
+        if faults.slow and self.rng.random() < faults.slow:
+            await asyncio.sleep(self.rng.uniform(0, faults.slow_delay))
+        await self._pause()
+        chance = self.rng.random()
+        if chance < faults.commit_fails:
+            self.counts.failed += 1
+            raise StoreError("injected: the commit failed")
+        is_unknown = chance < faults.commit_fails + faults.commit_unknown
+        happens = not is_unknown or self.rng.random() < 0.5
+        if happens:
+            await self._reach()
+            await self.base.commit(commit)
+            self.counts.commits += 1
+            self.committed(commit)
+        if is_unknown:
+            self.counts.unknown += 1
+            self._lost_until = asyncio.get_running_loop().time() + self.rng.uniform(0, faults.lost)
+            raise CommitUnknown("injected: the connection broke")
+        await self._pause()
+
+    async def _read(self, read: Callable[..., Awaitable[T]], *arguments: Any, **named: Any) -> T:
+        await self._reach()
+        if asyncio.get_running_loop().time() < self._lost_until or self.rng.random() < self.faults.read_fails:
+            self.counts.reads_failed += 1
+            await self._pause()
+            raise StoreError("injected: no connection")
+        await self._pause()
+        answer = await read(*arguments, **named)
+        await self._pause()
+        return answer
+
+    async def _pause(self) -> None:
+        if self.faults.delay:
+            await asyncio.sleep(self.rng.uniform(0, self.faults.delay))
+        await self._reach()
+
+    async def _reach(self) -> None:
+        if self._is_cut:
+            await asyncio.get_running_loop().create_future()
+
+    # -- leases -----------------------------------------------------------------------------------------
+    async def acquire_lease(self, partition: int, owner: str, now: int, until: int) -> Lease | None:
+        # A server that cannot get its lease does not start: no fault here.
+        return await self.base.acquire_lease(partition, owner, now, until)
+
+    async def renew_lease(self, lease: Lease, until: int) -> bool:
+        return await self._read(self.base.renew_lease, lease, until)
+
+    async def release_lease(self, lease: Lease) -> None:
+        await self._read(self.base.release_lease, lease)
+
+    async def read_lease(self, partition: int) -> Lease | None:
+        return await self._read(self.base.read_lease, partition)
+
+    # -- executions -------------------------------------------------------------------------------------
+    async def find_current(self, namespace_id: str, kind: str, business_id: str) -> Header | None:
+        return await self._read(self.base.find_current, namespace_id, kind, business_id)
+
+    async def find_run(self, namespace_id: str, kind: str, business_id: str, run_id: str) -> Header | None:
+        return await self._read(self.base.find_run, namespace_id, kind, business_id, run_id)
+
+    async def read_journal(self, uid: int, after_sequence: int = 0) -> Sequence[JournalRow]:
+        return await self._read(self.base.read_journal, uid, after_sequence)
+
+    async def read_history(self, uid: int, first_event_id: int, limit: int, *, reverse: bool = False) -> Sequence[JournalRow]:
+        return await self._read(self.base.read_history, uid, first_event_id, limit, reverse=reverse)
+
+    async def read_snapshot(self, uid: int, version: str) -> Snapshot | None:
+        return await self._read(self.base.read_snapshot, uid, version)
+
+    async def read_side(self, uid: int) -> Sequence[SideRow]:
+        return await self._read(self.base.read_side, uid)
+
+    async def find_ready(self, slots: range, after_uid: int, limit: int) -> Sequence[Header]:
+        return await self._read(self.base.find_ready, slots, after_uid, limit)
+
+    async def find_due(self, slots: range, before: int, limit: int) -> Sequence[Header]:
+        return await self._read(self.base.find_due, slots, before, limit)
+
+    async def find_expired(self, slots: range, before: int, limit: int) -> Sequence[Header]:
+        return await self._read(self.base.find_expired, slots, before, limit)
+
+    async def list_headers(
+        self, namespace_id: str, kind: str, *, open_only: bool | None = None, after: tuple[int, int] | None = None, limit: int = 1000
+    ) -> Sequence[Header]:
+        return await self._read(self.base.list_headers, namespace_id, kind, open_only=open_only, after=after, limit=limit)
+
+    async def count_headers(self, namespace_id: str, kind: str, *, open_only: bool | None = None) -> int:
+        return await self._read(self.base.count_headers, namespace_id, kind, open_only=open_only)
+
+    # -- resources --------------------------------------------------------------------------------------
+    async def list_resources(self, kind: str) -> Sequence[Resource]:
+        return await self.base.list_resources(kind)
+
+    async def put_resource(self, resource: Resource, expected_version: int) -> bool:
+        return await self.base.put_resource(resource, expected_version)
+
+    async def delete_resource(self, kind: str, id: str, expected_version: int | None = None) -> bool:
+        return await self.base.delete_resource(kind, id, expected_version)
+
+    async def read_metadata(self, name: str) -> str | None:
+        return await self.base.read_metadata(name)
+
+    async def write_metadata(self, name: str, value: str) -> str:
+        return await self.base.write_metadata(name, value)
