@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NoReturn
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, cast
 
 from temporalio.api.command.v1 import Command
 from temporalio.api.enums.v1 import CommandType, WorkflowTaskFailedCause
@@ -18,6 +18,7 @@ from perdure.core.errors import ApiError, invalid_argument
 from perdure.core.execution import RunKey
 from perdure.engine.partition import Refused
 from perdure.engine.transaction import Transaction
+from perdure.features.namespace.registry import Namespace, NamespaceRegistry
 from perdure.features.workflow import notes
 from perdure.features.workflow.registry import COMMANDS
 from perdure.features.workflow.step import WorkflowStep
@@ -52,27 +53,53 @@ class CommandRefused(Exception):
         self.message = f"{name}: {message}" if message else name
 
 
+def require_attributes(command: Command, field: str, cause: WorkflowTaskFailedCause.ValueType) -> None:
+    """Refuse a command that lacks the attributes of its type. field: of Command."""
+    if not command.HasField(cast("Any", field)):
+        name = "".join(word.capitalize() for word in field.split("_"))
+        raise CommandRefused(cause, f"{name} is not set on {name.removesuffix('Attributes')}.")
+
+
+def refuse_if_too_big(size: int, limit: int, cause: WorkflowTaskFailedCause.ValueType, message: str) -> None:
+    """Data over a size limit cannot be retried smaller: it ends the run."""
+    if size > limit:
+        raise CommandRefused(cause, message, terminate=True)
+
+
+def refuse_if_too_many(pending: int, limit: int, cause: WorkflowTaskFailedCause.ValueType, what: str) -> None:
+    """limit: 0 for none."""
+    if pending >= limit > 0:
+        raise CommandRefused(cause, f"the number of {what}, {pending}, has reached the per-workflow limit of {limit}")
+
+
 @contextmanager
-def refusing(cause: WorkflowTaskFailedCause.ValueType) -> Iterator[None]:
-    """Turn a failed check (an ApiError) of a command's attributes into the refusal of the command."""
+def refusing(cause: WorkflowTaskFailedCause.ValueType, prefix: str = "", suffix: str = "", *, terminate: bool = False) -> Iterator[None]:
+    """Turn a failed check (an ApiError) of a command's attributes into the refusal of the command. prefix, suffix: around its message."""
     try:
         yield
     except ApiError as error:
-        raise CommandRefused(cause, error.message) from None
+        raise CommandRefused(cause, f"{prefix}{error.message}{suffix}", terminate=terminate) from None
 
 
 @dataclass(slots=True)
 class Completion:
     """What command handlers know beside the step.
 
-    transaction: for commands that begin another run. completed_event_id: of the workflow task that the commands belong to.
-    eager_activities: scheduled event ids of activities that the worker wants to run itself at once.
+    transaction: for commands that begin another run. namespace: of the run. namespaces: all of them, for commands that address another one.
+    completed_event_id: of the workflow task that the commands belong to. eager_activities: scheduled event ids of activities that
+    the worker wants to run itself at once. started_children: workflow ids of the children that these commands start.
     """
 
     transaction: Transaction
     request: RespondWorkflowTaskCompletedRequest
+    namespaces: NamespaceRegistry
     completed_event_id: int
-    eager_activities: list[int]
+    eager_activities: list[int] = field(default_factory=list[int])
+    started_children: set[str] = field(default_factory=set[str])
+
+    @property
+    def namespace(self) -> Namespace:
+        return self.namespaces.by_id(self.run.namespace_id)
 
     @property
     def run(self) -> RunKey:
@@ -81,7 +108,9 @@ class Completion:
         return run.key
 
 
-def complete_task(step: WorkflowStep, transaction: Transaction, request: RespondWorkflowTaskCompletedRequest) -> Completion:
+def complete_task(
+    step: WorkflowStep, transaction: Transaction, request: RespondWorkflowTaskCompletedRequest, namespaces: NamespaceRegistry
+) -> Completion:
     """End the started task and carry out its commands. The caller has checked the task token.
 
     Raises ApiError for a sequence of commands that no SDK sends (nothing is recorded, the task stays with the worker), and
@@ -101,7 +130,7 @@ def complete_task(step: WorkflowStep, transaction: Transaction, request: Respond
         )
     )  # fmt: skip
     _set_sticky(step, request)
-    completion = Completion(transaction, request, completed.event_id, [])
+    completion = Completion(transaction, request, namespaces, completed.event_id)
     try:
         for command in request.commands:
             if command.command_type in CLOSING and had_buffered:
@@ -125,10 +154,10 @@ def check_sequence(commands: object) -> None:
     sequence: list[Command] = list(commands)  # pyright: ignore
     for command in sequence:
         if command.command_type not in COMMANDS:
-            raise invalid_argument(f"Unknown command type: {_command_name(command.command_type)}")
+            raise invalid_argument(f"unknown command type: {_command_name(command.command_type)}")
     for command in sequence[:-1]:
         if command.command_type in CLOSING:
-            names = " ".join(_command_name(c.command_type) for c in sequence)
+            names = ", ".join(_command_name(c.command_type) for c in sequence)
             raise invalid_argument(f"invalid command sequence: [{names}], command {_command_name(command.command_type)} must be the last command.")
 
 

@@ -9,27 +9,33 @@ from temporalio.api.history.v1 import HistoryEvent, TimerCanceledEventAttributes
 from perdure.core.clock import duration_ns, timestamp_ns
 from perdure.core.execution import Touch
 from perdure.core.jobs import decides
-from perdure.features.workflow.completion import CommandRefused, Completion
+from perdure.features.workflow.completion import CommandRefused, Completion, refusing, require_attributes
 from perdure.features.workflow.jobs import FireTimer
 from perdure.features.workflow.registry import applies, command
 from perdure.features.workflow.state import Timer, WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task import schedule_task
+from perdure.features.workflow.validation import check_duration
+
+Cause = WorkflowTaskFailedCause
 
 
 @command(CommandType.COMMAND_TYPE_START_TIMER)
 def start_timer(step: WorkflowStep, command: Command, completion: Completion) -> None:
+    cause = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_TIMER_ATTRIBUTES
+    require_attributes(command, "start_timer_command_attributes", cause)
     attributes = command.start_timer_command_attributes
-    cause = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_TIMER_ATTRIBUTES
-    if not attributes.timer_id:
-        raise CommandRefused(cause, "TimerId is not set on StartTimerCommand.")
-    if attributes.timer_id in step.state.timers:
-        duplicate = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_START_TIMER_DUPLICATE_ID
-        raise CommandRefused(duplicate, f"invalid history builder state for action: add-timer-started-event, TimerID: {attributes.timer_id}")
+    timer_id = attributes.timer_id
+    _check_id(step, timer_id, "StartTimerCommand", cause)
+    with refusing(cause, suffix=f". TimerId={timer_id}"):
+        check_duration(attributes.start_to_fire_timeout, "An invalid StartToFireTimeout is set on StartTimerCommand")
+    if timer_id in step.state.timers:
+        duplicate = Cause.WORKFLOW_TASK_FAILED_CAUSE_START_TIMER_DUPLICATE_ID
+        raise CommandRefused(duplicate, f"invalid history builder state for action: add-timer-started-event, TimerID: {timer_id}")
     step.event(
         TimerStartedEventAttributes(
-            timer_id=attributes.timer_id,
-            start_to_fire_timeout=attributes.start_to_fire_timeout,
+            timer_id=timer_id,
+            start_to_fire_timeout=attributes.start_to_fire_timeout if attributes.HasField("start_to_fire_timeout") else None,
             workflow_task_completed_event_id=completion.completed_event_id,
         ),
         user_metadata=command.user_metadata,
@@ -38,10 +44,10 @@ def start_timer(step: WorkflowStep, command: Command, completion: Completion) ->
 
 @command(CommandType.COMMAND_TYPE_CANCEL_TIMER)
 def cancel_timer(step: WorkflowStep, command: Command, completion: Completion) -> None:
+    cause = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_CANCEL_TIMER_ATTRIBUTES
+    require_attributes(command, "cancel_timer_command_attributes", cause)
     timer_id = command.cancel_timer_command_attributes.timer_id
-    cause = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_BAD_CANCEL_TIMER_ATTRIBUTES
-    if not timer_id:
-        raise CommandRefused(cause, "TimerId is not set on CancelTimerCommand.")
+    _check_id(step, timer_id, "CancelTimerCommand", cause)
     timer = step.state.timers.get(timer_id)
     if timer is not None:
         started_event_id = timer.started_event_id
@@ -57,6 +63,14 @@ def cancel_timer(step: WorkflowStep, command: Command, completion: Completion) -
             identity=completion.request.identity,
         )
     )
+
+
+def _check_id(step: WorkflowStep, timer_id: str, command_name: str, cause: WorkflowTaskFailedCause.ValueType) -> None:
+    if not timer_id:
+        raise CommandRefused(cause, f"TimerId is not set on {command_name}.")
+    limit = step.limits.max_id_length
+    if (length := len(timer_id.encode())) > limit:
+        raise CommandRefused(cause, f"TimerId on {command_name} exceeds length limit. TimerId={timer_id} Length={length} Limit={limit}")
 
 
 @decides(FireTimer)

@@ -108,7 +108,7 @@ class TaskRpc:
 
         def decide(step: WorkflowStep, transaction: Transaction) -> object:
             _check_token(step, token, "Workflow task not found.")
-            return complete_task(step, transaction, request)
+            return complete_task(step, transaction, request, self._services.namespaces)
 
         await self._services.step(token.namespace_id, token.workflow_id, token.run_id, decide)
         response = RespondWorkflowTaskCompletedResponse()
