@@ -43,12 +43,24 @@ def validate_search_attributes(attributes: SearchAttributes, namespace: Namespac
     Raises ApiError INVALID_ARGUMENT for a name that the namespace does not have, one that only the server sets, a value of another type,
     and for too many or too large ones.
     """
+    typed = typed_search_attributes(attributes, namespace, limits)
+    check_search_attribute_sizes(attributes, limits)
+    return typed
+
+
+def check_search_attribute_names(attributes: SearchAttributes, namespace: Namespace) -> None:
+    """Raises ApiError INVALID_ARGUMENT for a name that the namespace does not have."""
+    for name in attributes.indexed_fields:
+        if name not in BUILT_IN and name not in namespace.search_attributes:
+            raise invalid_argument(f"Namespace {namespace.name} has no mapping defined for search attribute {name}")
+
+
+def typed_search_attributes(attributes: SearchAttributes, namespace: Namespace, limits: Limits) -> SearchAttributes:
+    """Like :func:`validate_search_attributes`, but for the sizes."""
+    check_search_attribute_names(attributes, namespace)
     fields = attributes.indexed_fields
     if not fields:
         return attributes
-    for name in fields:
-        if name not in BUILT_IN and name not in namespace.search_attributes:
-            raise invalid_argument(f"Namespace {namespace.name} has no mapping defined for search attribute {name}")
     if len(fields) > limits.search_attribute_keys:
         raise invalid_argument(f"number of search attributes {len(fields)} exceeds limit {limits.search_attribute_keys}")
     typed = SearchAttributes()
@@ -60,7 +72,6 @@ def validate_search_attributes(attributes: SearchAttributes, namespace: Namespac
             raise _bad_value(name, value_type, fields[name]) from None
         typed.indexed_fields[name].CopyFrom(fields[name])
         typed.indexed_fields[name].metadata["type"] = type_name(value_type).encode()
-    _check_sizes(attributes, limits)
     return typed
 
 
@@ -70,7 +81,8 @@ def _type_of(name: str, custom: Mapping[str, int]) -> int:
     return PREDEFINED.get(name) or custom[name]
 
 
-def _check_sizes(attributes: SearchAttributes, limits: Limits) -> None:
+def check_search_attribute_sizes(attributes: SearchAttributes, limits: Limits) -> None:
+    """Raises ApiError INVALID_ARGUMENT for a value that is too long, and for too much altogether."""
     for name, payload in sorted(attributes.indexed_fields.items()):
         if len(payload.data) > limits.search_attribute_value_bytes:
             raise invalid_argument(

@@ -18,7 +18,6 @@ from perdure.core.errors import ApiError, invalid_argument
 from perdure.core.execution import RunKey
 from perdure.engine.partition import Refused
 from perdure.engine.transaction import Transaction
-from perdure.features.namespace.registry import Namespace, NamespaceRegistry
 from perdure.features.workflow import notes
 from perdure.features.workflow.registry import COMMANDS
 from perdure.features.workflow.step import WorkflowStep
@@ -85,21 +84,16 @@ def refusing(cause: WorkflowTaskFailedCause.ValueType, prefix: str = "", suffix:
 class Completion:
     """What command handlers know beside the step.
 
-    transaction: for commands that begin another run. namespace: of the run. namespaces: all of them, for commands that address another one.
-    completed_event_id: of the workflow task that the commands belong to. eager_activities: scheduled event ids of activities that
-    the worker wants to run itself at once. started_children: workflow ids of the children that these commands start.
+    transaction: for commands that begin another run. completed_event_id: of the workflow task that the commands belong to.
+    eager_activities: scheduled event ids of activities that the worker wants to run itself at once. started_children: workflow ids
+    of the children that these commands start.
     """
 
     transaction: Transaction
     request: RespondWorkflowTaskCompletedRequest
-    namespaces: NamespaceRegistry
     completed_event_id: int
     eager_activities: list[int] = field(default_factory=list[int])
     started_children: set[str] = field(default_factory=set[str])
-
-    @property
-    def namespace(self) -> Namespace:
-        return self.namespaces.by_id(self.run.namespace_id)
 
     @property
     def run(self) -> RunKey:
@@ -108,9 +102,7 @@ class Completion:
         return run.key
 
 
-def complete_task(
-    step: WorkflowStep, transaction: Transaction, request: RespondWorkflowTaskCompletedRequest, namespaces: NamespaceRegistry
-) -> Completion:
+def complete_task(step: WorkflowStep, transaction: Transaction, request: RespondWorkflowTaskCompletedRequest) -> Completion:
     """End the started task and carry out its commands. The caller has checked the task token.
 
     Raises ApiError for a sequence of commands that no SDK sends (nothing is recorded, the task stays with the worker), and
@@ -130,7 +122,7 @@ def complete_task(
         )
     )  # fmt: skip
     _set_sticky(step, request)
-    completion = Completion(transaction, request, namespaces, completed.event_id)
+    completion = Completion(transaction, request, completed.event_id)
     try:
         for command in request.commands:
             if command.command_type in CLOSING and had_buffered:

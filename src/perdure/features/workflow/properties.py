@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from temporalio.api.command.v1 import Command
-from temporalio.api.common.v1 import Memo, Payload
+from temporalio.api.common.v1 import Memo, Payload, SearchAttributes
 from temporalio.api.enums.v1 import CommandType, EventType, WorkflowTaskFailedCause
 from temporalio.api.history.v1 import (
     HistoryEvent,
@@ -16,9 +16,13 @@ from temporalio.api.history.v1 import (
 )
 
 from perdure.core.execution import Touch
+from perdure.features.search_attributes.values import (
+    check_search_attribute_names,
+    check_search_attribute_sizes,
+    typed_search_attributes,
+)
 from perdure.features.workflow.completion import CommandRefused, Completion, refuse_if_too_big, refusing, require_attributes
 from perdure.features.workflow.registry import applies, command
-from perdure.features.workflow.search_attributes import check_names, check_size, check_values, is_null
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 
@@ -60,23 +64,24 @@ def _marker_recorded(state: WorkflowState, event: HistoryEvent, touch: Touch) ->
 def upsert_search_attributes(step: WorkflowStep, command: Command, completion: Completion) -> None:
     cause = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES
     attributes = command.upsert_workflow_search_attributes_command_attributes
-    fields = attributes.search_attributes.indexed_fields
+    given = attributes.search_attributes
     with refusing(cause):
-        check_names(completion.namespace, fields)
+        check_search_attribute_names(given, step.namespace)
     require_attributes(command, "upsert_workflow_search_attributes_command_attributes", cause)
     if not attributes.HasField("search_attributes"):
         raise CommandRefused(cause, "SearchAttributes is not set on UpsertWorkflowSearchAttributesCommand.")
-    if not fields:
+    if not given.indexed_fields:
         raise CommandRefused(cause, "IndexedFields is not set on UpsertWorkflowSearchAttributesCommand.")
     with refusing(cause):
-        check_values(completion.namespace, fields, step.limits)
+        typed = typed_search_attributes(given, step.namespace, step.limits)
     message = "UpsertWorkflowSearchAttributesCommandAttributes exceeds size limit."
-    refuse_if_too_big(map_size(fields), step.limits.blob_size_error_bytes, cause, message)
+    refuse_if_too_big(map_size(given.indexed_fields), step.limits.blob_size_error_bytes, cause, message)
     with refusing(cause, terminate=True):
-        check_size(merged(step.state.search_attributes, fields), step.limits)
+        result = SearchAttributes(indexed_fields=merged(step.state.search_attributes, given.indexed_fields))
+        check_search_attribute_sizes(result, step.limits)
     step.event(
         UpsertWorkflowSearchAttributesEventAttributes(
-            search_attributes=attributes.search_attributes, workflow_task_completed_event_id=completion.completed_event_id
+            search_attributes=typed, workflow_task_completed_event_id=completion.completed_event_id
         )
     )
 
@@ -111,6 +116,11 @@ def modify_properties(step: WorkflowStep, command: Command, completion: Completi
 @applies(EventType.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED)
 def _properties_modified(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     merge_memo(state, event.workflow_properties_modified_event_attributes.upserted_memo.fields)
+
+
+def is_null(payload: Payload) -> bool:
+    """Whether a payload means "remove this": null, an empty list, or no value at all."""
+    return payload.data in (b"", b"null", b"[]")
 
 
 def map_size(fields: Mapping[str, Payload]) -> int:

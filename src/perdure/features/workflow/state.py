@@ -101,6 +101,8 @@ class WorkflowTask(msgspec.Struct):
         return self.status in (TaskStatus.SCHEDULED, TaskStatus.STARTED)
 
     def jobs(self, state: WorkflowState) -> Iterable[Job]:
+        if not state.is_open:
+            return
         if self.is_scheduled:
             yield DispatchWorkflowTask(0, self.scheduled_event_id, self.attempt)
             if self.schedule_to_start_deadline:
@@ -117,7 +119,8 @@ class Timer(msgspec.Struct):
     fire_at: int
 
     def jobs(self, state: WorkflowState) -> Iterable[Job]:
-        yield FireTimer(self.fire_at, self.timer_id, self.started_event_id)
+        if state.is_open:
+            yield FireTimer(self.fire_at, self.timer_id, self.started_event_id)
 
 
 class WorkflowState(msgspec.Struct):

@@ -66,7 +66,9 @@ class TaskRpc:
 
         def decide(step: WorkflowStep, transaction: Transaction) -> bool:
             current = step.task
-            if not current.is_scheduled or current.scheduled_event_id != job.scheduled_event_id or current.attempt != job.attempt:
+            if not step.state.is_open or not current.is_scheduled:
+                return False
+            if (current.scheduled_event_id, current.attempt) != (job.scheduled_event_id, job.attempt):
                 return False
             start_task(step, request.identity, transaction.ids.uuid(), stamp_of(request))
             return True
@@ -108,7 +110,7 @@ class TaskRpc:
 
         def decide(step: WorkflowStep, transaction: Transaction) -> object:
             _check_token(step, token, "Workflow task not found.")
-            return complete_task(step, transaction, request, self._services.namespaces)
+            return complete_task(step, transaction, request)
 
         await self._services.step(token.namespace_id, token.workflow_id, token.run_id, decide)
         response = RespondWorkflowTaskCompletedResponse()
