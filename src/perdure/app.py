@@ -19,6 +19,8 @@ from perdure.core.ids import IdSource
 from perdure.engine.engine import Engine
 from perdure.engine.upkeep import until
 from perdure.features.namespace.registry import Namespace, NamespaceRegistry
+from perdure.features.namespace.removal import NamespaceRemoval
+from perdure.features.namespace.rpc import NamespaceRpc
 from perdure.features.search_attributes.rpc import SearchAttributesRpc
 from perdure.features.system.rpc import SystemRpc
 from perdure.features.workflow import feature as workflow
@@ -67,6 +69,7 @@ class Core:
             standby=settings.standby, observer=ServerMetrics(registry),
         )  # fmt: skip
         self.matching = Matching(clock)
+        self.removal = NamespaceRemoval(self.namespaces, self.engine, clock)
         self.methods = method_table()
         checks = Checks(self.namespaces, lambda token: decode_token(token).namespace_id, clock, settings.limits)
         self.dispatcher = Dispatcher(self.methods, checks, RpcMetrics(registry), ids)
@@ -77,9 +80,11 @@ class Core:
         stack.push_async_callback(self.store.close)
         await self.engine.start()
         stack.push_async_callback(self.engine.stop)
+        stack.push_async_callback(self.removal.stop)
         await self._create_namespaces()
         await self._register(self.methods)
         self.engine.begin_work()
+        self.removal.start()
 
     async def drain(self) -> None:
         """Answer the polls that wait, with nothing: the server is about to stop."""
@@ -90,6 +95,7 @@ class Core:
         cluster_id = await self.store.write_metadata(CLUSTER_ID, self.ids.uuid())
         SystemRpc(cluster_id, "postgres12" if self.settings.is_postgresql else "sqlite").register(methods)
         SearchAttributesRpc(self.namespaces).register(methods)
+        NamespaceRpc(self.namespaces, self.removal, methods, self.settings.limits).register(methods)
         workflow.register(WorkflowServices(self.engine, self.matching, self.namespaces, self.clock, self.settings.limits), methods)
 
     async def _open_store(self) -> None:
@@ -108,6 +114,7 @@ class Core:
         """Namespaces that the settings ask for exist before the first call is answered."""
         settings = self.settings
         await self.namespaces.load()
+        await self.namespaces.create_system()
         attributes = {name: int(IndexedValueType.Value(f"INDEXED_VALUE_TYPE_{_snake(t)}")) for name, t in
         settings.search_attributes.items()}
         for name in settings.namespaces:

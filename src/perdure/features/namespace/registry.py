@@ -13,9 +13,19 @@ from perdure.store.protocol import Resource, Store
 
 RESOURCE_KIND = "namespace"
 
+SYSTEM_NAMESPACE = "temporal-system"
+SYSTEM_NAMESPACE_ID = "32049b68-7872-4094-8e63-d0dd59896a83"
+"""Tools expect the system's own namespace under this name, and the same id on every server."""
+
 
 class Namespace(msgspec.Struct, kw_only=True):
-    """One namespace. retention: nanoseconds that closed executions are kept. state: ``temporal.api.enums.v1.NamespaceState``."""
+    """One namespace.
+
+    retention: nanoseconds that closed executions are kept. state: ``temporal.api.enums.v1.NamespaceState``. replication_state:
+    ``temporal.api.enums.v1.ReplicationState``, 0 for namespaces that the server made for itself. search_attributes: its own ones, name →
+    ``temporal.api.enums.v1.IndexedValueType``. aliases: search attributes that were defined as aliases, field name → name.
+    remove_at: of a deleted namespace, when its record goes too.
+    """
 
     id: str
     name: str
@@ -26,6 +36,9 @@ class Namespace(msgspec.Struct, kw_only=True):
     retention: int = DAY
     data: dict[str, str] = {}
     search_attributes: dict[str, int] = {}
+    replication_state: int = 0
+    aliases: dict[str, str] = {}
+    remove_at: int = 0
 
 
 _CODEC: Codec[Namespace] = Codec(Namespace)
@@ -54,12 +67,30 @@ class NamespaceRegistry:
         """Raises KeyError."""
         return self._by_id[namespace_id]
 
+    def find(self, namespace_id: str) -> Namespace | None:
+        """The namespace of that id, None when there is none (or it was deleted)."""
+        namespace = self._by_id.get(namespace_id)
+        return namespace if namespace is not None and self._by_name.get(namespace.name) is namespace else None
+
     def by_name(self, name: str) -> Namespace | None:
         return self._by_name.get(name)
 
     def all(self) -> list[Namespace]:
         """In the order of their names."""
         return [self._by_name[name] for name in sorted(self._by_name)]
+
+    async def create_system(self) -> None:
+        """Make sure that the system's own namespace is there."""
+        if SYSTEM_NAMESPACE not in self._by_name:
+            await self.create(
+                Namespace(
+                    id=SYSTEM_NAMESPACE_ID,
+                    name=SYSTEM_NAMESPACE,
+                    description="Temporal internal system namespace",
+                    owner_email="temporal-core@temporal.io",
+                    retention=7 * DAY,
+                )
+            )
 
     async def create(self, namespace: Namespace) -> bool:
         """Store a new namespace; False when the name is taken. An empty id is filled in."""
@@ -90,9 +121,16 @@ class NamespaceRegistry:
         self._remember(namespace)
         return True
 
+    async def remove(self, namespace_id: str) -> None:
+        """Forget a deleted namespace and free its name. Calls that are under way still find it by its id."""
+        await self._store.delete_resource(RESOURCE_KIND, namespace_id)
+        namespace = self._by_id[namespace_id]
+        if self._by_name.get(namespace.name) is namespace:
+            del self._by_name[namespace.name]
+
     def _remember(self, namespace: Namespace) -> None:
         old = self._by_id.get(namespace.id)
         if old is not None and old.name != namespace.name:
-            del self._by_name[old.name]
+            self._by_name.pop(old.name, None)
         self._by_name[namespace.name] = namespace
         self._by_id[namespace.id] = namespace
