@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
-from temporalio.api.common.v1 import Memo, Payload, SearchAttributes
+from temporalio.api.common.v1 import Memo, Payload, SearchAttributes, WorkflowType
 from temporalio.api.common.v1 import WorkflowExecution as WorkflowExecutionId
 from temporalio.api.workflow.v1 import WorkflowExecutionInfo
 from temporalio.api.workflowservice.v1 import (
@@ -28,7 +28,8 @@ from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.state import Status
 from perdure.store.protocol import Header
 
-_CONDITION = re.compile(r"""\s*(`?)(\w+)\1\s*(?:(=|!=)\s*(?:'([^']*)'|"([^"]*)"|([\w.+-]+))|(IS\s+NOT\s+NULL)|(IS\s+NULL))\s*""", re.IGNORECASE)
+_LITERAL = r"""(?:'([^']*)'|"([^"]*)"|([\w.+-]+))"""
+_CONDITION = re.compile(rf"\s*(`?)(\w+)\1\s*(?:(=|!=)\s*{_LITERAL}|(IS\s+NOT\s+NULL)|(IS\s+NULL))\s*", re.IGNORECASE)
 _AND = re.compile(r"AND\b", re.IGNORECASE)
 
 Matches = Callable[[Header], bool]
@@ -70,7 +71,8 @@ class VisibilityRpc:
         if len(found) > size:
             last = found[size - 1]
             token = _POSITIONS.encode(_Position(last.start_at, last.uid))
-        return ListWorkflowExecutionsResponse(executions=[describe_header(header, custom) for header in found[:size]], next_page_token=token)
+        executions = [describe_header(header, custom) for header in found[:size]]
+        return ListWorkflowExecutionsResponse(executions=executions, next_page_token=token)
 
     async def count(self, request: CountWorkflowExecutionsRequest, call: Call) -> CountWorkflowExecutionsResponse:
         matches = parse_query(request.query, self._services.namespaces.by_id(call.namespace_id).search_attributes)
@@ -121,16 +123,9 @@ def parse_query(query: str, custom: Mapping[str, int]) -> Matches | None:
 
 def _condition(matched: re.Match[str], custom: Mapping[str, int], query: str) -> Matches:
     _, name, operator, single, double, bare, is_not_null, is_null = matched.groups()
-    value_of = _COLUMNS.get(name)
-    if value_of is None:
-        if name not in custom and name not in PREDEFINED:
-            if name in BUILT_IN:
-                raise _unsupported(query)
-            raise invalid_argument(f"invalid query: invalid search attribute: {name}")
-
-        def value_of(header: Header) -> Any:
-            return json.loads(header.search_attributes).get(name)
-
+    if name not in _COLUMNS and name not in custom and name not in PREDEFINED:
+        raise _unsupported(query) if name in BUILT_IN else invalid_argument(f"invalid query: invalid search attribute: {name}")
+    value_of = _COLUMNS.get(name) or _stored(name)
     if is_null:
         return lambda header: value_of(header) is None
     if is_not_null:
@@ -147,6 +142,10 @@ def _condition(matched: re.Match[str], custom: Mapping[str, int], query: str) ->
         return wanted in value if isinstance(value, list) else value == wanted
 
     return equals if operator == "=" else lambda header: not equals(header)
+
+
+def _stored(name: str) -> Callable[[Header], Any]:
+    return lambda header: json.loads(header.search_attributes).get(name)
 
 
 def _unsupported(query: str) -> ApiError:
@@ -170,7 +169,7 @@ def describe_header(header: Header, custom: Mapping[str, int]) -> WorkflowExecut
     """The row as lists show it. custom: the namespace's own search attributes; values of removed ones are not shown."""
     info = WorkflowExecutionInfo(
         execution=WorkflowExecutionId(workflow_id=header.business_id, run_id=header.run_id),
-        type={"name": header.type_name},
+        type=WorkflowType(name=header.type_name),
         start_time=to_timestamp(header.start_at),
         execution_time=to_timestamp(header.execution_at),
         status=header.status,  # pyright: ignore[reportArgumentType]
