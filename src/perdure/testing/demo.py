@@ -1,4 +1,4 @@
-"""``perdure demo``: a server in this process, one order run through it with the official SDK, its history as a table, and what to do next."""
+"""``perdure demo``: a server in this process, an order run on it with the official SDK, its history as a table, and what to do next."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from perdure.core.clock import SECOND
 from perdure.core.lean_import import defer_sdk
@@ -74,10 +74,11 @@ async def _run(database: str, port: int | None) -> int:
 
 
 @contextlib.asynccontextmanager
-async def _guest() -> AsyncIterator[asyncio.subprocess.Process]:
+async def _guest() -> AsyncGenerator[asyncio.subprocess.Process]:
     """The process with worker and client, which begins once it is told an address.
 
-    Started before gRPC has threads, which do not go together with a fork. In a session of its own: Ctrl-C is for this process, which ends that one.
+    Started before gRPC has threads, which do not go together with a fork. In a session of its own: Ctrl-C is for this process, which
+    ends that one.
     """
     guest = await asyncio.create_subprocess_exec(sys.executable, "-m", GUEST, stdin=asyncio.subprocess.PIPE, start_new_session=True)
     try:

@@ -72,7 +72,8 @@ async def run_order(address: str) -> None:
     async with worker:
         print(f"\nA worker polls the task queue {TASK_QUEUE!r}; a client starts the workflow {WORKFLOW_ID!r}.")
         handle = await client.start_workflow(DemoOrder.run, "order 42", id=WORKFLOW_ID, task_queue=TASK_QUEUE, request_eager_start=False)
-        while (status := await handle.query(DemoOrder.status)) != "waiting for approval":
+        # How a client waits for a status that nobody tells it about.
+        while (status := await handle.query(DemoOrder.status)) != "waiting for approval":  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         print(f"  query status   → {status!r}")
         await handle.signal(DemoOrder.approve, "Ada")

@@ -1,0 +1,128 @@
+"""The engine alone: ``python -m perdure.testing.bench.engine_only WORKFLOWS [--profile]``.
+
+The handlers of one-activity workflows are called directly: no gRPC, and a store that forgets at once. What is left is to load, decide,
+apply, encode, schedule and hand out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import cProfile
+import sys
+import time
+from contextlib import AsyncExitStack
+from typing import Any
+
+import msgspec
+
+from perdure.core.lean_import import defer_sdk
+
+TRANSITIONS = 7
+"""Of a one-activity run: its start, start and completion of its first task, of the activity, and of the second task."""
+
+
+class EngineLoad(msgspec.Struct):
+    """CPU time of so many one-activity workflows."""
+
+    workflows: int
+    cpu_seconds: float
+
+    @property
+    def microseconds_per_transition(self) -> float:
+        return self.cpu_seconds / self.workflows / TRANSITIONS * 1e6
+
+
+async def measure(workflows: int, *, profile: cProfile.Profile | None = None) -> EngineLoad:
+    """Run so many workflows, one after the other."""
+    from temporalio.api.taskqueue.v1 import TaskQueue
+
+    from perdure.app import Core
+    from perdure.core.clock import SystemClock
+    from perdure.core.ids import IdSource
+    from perdure.observability.metrics import Registry
+    from perdure.settings import ServerSettings
+    from perdure.store.protocol import Commit, Header
+    from perdure.store.sqlite import MEMORY, SqliteStore
+
+    class ForgetfulStore(SqliteStore):
+        """Knows namespaces and leases, but no executions."""
+
+        async def commit(self, commit: Commit) -> None:
+            return
+
+        async def find_current(self, namespace_id: str, kind: str, business_id: str) -> Header | None:
+            return None
+
+    settings = ServerSettings(database="")
+    async with AsyncExitStack() as stack:
+        core = Core(settings, ForgetfulStore(MEMORY), SystemClock(), IdSource(), Registry(), owner="bench")
+        await core.start(stack)
+        worker = _Worker(core, TaskQueue(name="bench"))
+        for number in range(50):
+            await worker.run_workflow(f"warm-up-{number}")
+        if profile is not None:
+            profile.enable()
+        before = time.process_time()
+        for number in range(workflows):
+            await worker.run_workflow(f"bench-{number}")
+        used = time.process_time() - before
+        if profile is not None:
+            profile.disable()
+    return EngineLoad(workflows, used)
+
+
+class _Worker:
+    """Client and worker of one run at a time, as calls of handlers. The requests are made once, to measure the server only."""
+
+    def __init__(self, core: Any, queue: Any) -> None:
+        from temporalio.api.workflowservice.v1 import (
+            PollActivityTaskQueueRequest,
+            PollWorkflowTaskQueueRequest,
+            RespondActivityTaskCompletedRequest,
+            RespondWorkflowTaskCompletedRequest,
+        )
+
+        from perdure.core.call import Call
+        from perdure.testing.bench import requests
+
+        self._methods = core.methods
+        self._call = Call("", namespace_id=core.namespaces.id_of("default") or "")
+        self._start = requests.start_request("", queue)
+        self._poll_workflow = PollWorkflowTaskQueueRequest(namespace="default", task_queue=queue, identity="bench")
+        self._poll_activity = PollActivityTaskQueueRequest(namespace="default", task_queue=queue, identity="bench")
+        self._schedule = RespondWorkflowTaskCompletedRequest(namespace="default", commands=[requests.schedule_command(queue)])
+        self._complete = RespondWorkflowTaskCompletedRequest(namespace="default", commands=[requests.complete_command()])
+        self._activity = RespondActivityTaskCompletedRequest(namespace="default", result=requests.PAYLOADS)
+
+    async def _do(self, method: str, request: Any) -> Any:
+        return await self._methods.get(method).handler(request, self._call)
+
+    async def run_workflow(self, workflow_id: str) -> None:
+        self._start.workflow_id = self._start.request_id = workflow_id
+        await self._do("StartWorkflowExecution", self._start)
+        await self._answer("PollWorkflowTaskQueue", self._poll_workflow, "RespondWorkflowTaskCompleted", self._schedule)
+        await self._answer("PollActivityTaskQueue", self._poll_activity, "RespondActivityTaskCompleted", self._activity)
+        await self._answer("PollWorkflowTaskQueue", self._poll_workflow, "RespondWorkflowTaskCompleted", self._complete)
+
+    async def _answer(self, poll: str, poll_request: Any, respond: str, response: Any) -> None:
+        response.task_token = (await self._do(poll, poll_request)).task_token
+        await self._do(respond, response)
+
+
+def _main() -> None:
+    defer_sdk()
+    import uvloop
+
+    workflows, profile = int(sys.argv[1]), cProfile.Profile() if "--profile" in sys.argv else None
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        load = runner.run(measure(workflows, profile=profile))
+    if profile is None:
+        print(msgspec.json.encode(load).decode())
+    else:
+        import pstats
+
+        pstats.Stats(profile).sort_stats("tottime").print_stats(40)
+
+
+if __name__ == "__main__":
+    _main()
