@@ -72,7 +72,9 @@ def seconds_to_first_answer(database: str) -> float:
     with server_process(database, ["--port", str(port), "--metrics-port", "off"]) as process:
         _wait_until_listening(process, port, started + SECONDS_TO_START)
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            call: Callable[..., object] = channel.unary_unary("/temporal.api.workflowservice.v1.WorkflowService/GetSystemInfo")
+            call: Callable[..., object] = channel.unary_unary(  # pyright: ignore[reportUnknownVariableType]
+                "/temporal.api.workflowservice.v1.WorkflowService/GetSystemInfo"
+            )
             call(request, timeout=SECONDS_TO_START, wait_for_ready=True)
         return time.perf_counter() - started
 
