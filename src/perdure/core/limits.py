@@ -107,6 +107,8 @@ class Limits:
     # -- tasks ------------------------------------------------------------------------------------
     # Start-to-close of a workflow task where the starter gave none: a worker that died is noticed after it.
     default_workflow_task_timeout_ns: int = _limit(10 * SECOND, "history.defaultWorkflowTaskTimeout")
+    # A worker that forgets a discarded task is shown its events again; so many at most, so that rejected updates cost little.
+    discarded_task_events: int = _limit(10, "history.discardSpeculativeWorkflowTaskMaximumEventsCount")
     # How long a worker may keep one workflow task alive for its local activities.
     workflow_task_heartbeat_timeout_ns: int = _limit(30 * MINUTE, "history.workflowTaskHeartbeatTimeout")
     # From this attempt on a workflow task that keeps failing waits with growing intervals, up to the second.

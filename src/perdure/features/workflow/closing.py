@@ -52,7 +52,7 @@ def close(step: WorkflowStep, attributes: Message, *, links: list[Link] | None =
     """End the run from outside or by the clock: a running task fails first, then what was buffered, then the close."""
     if step.task.is_started:
         fail_task(step, WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND, None, SERVER_IDENTITY)
-    step.volatile.speculative = None
+    step.set_speculative(None)
     step.flush()
     step.event(attributes, links=links or ())
 

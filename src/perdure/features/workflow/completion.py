@@ -11,6 +11,7 @@ from temporalio.api.command.v1 import Command
 from temporalio.api.enums.v1 import CommandType, WorkflowTaskFailedCause
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import WorkflowTaskCompletedEventAttributes
+from temporalio.api.protocol.v1 import Message
 from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest
 
 from perdure.core.clock import duration_ns
@@ -86,14 +87,18 @@ class Completion:
 
     transaction: for commands that begin another run. completed_event_id: of the workflow task that the commands belong to.
     eager_activities: scheduled event ids of activities that the worker wants to run itself at once. started_children: workflow ids
-    of the children that these commands start.
+    of the children that these commands start. messages: of the completion, not handled yet. discarded: the task was in memory only and
+    has left no trace; then completed_event_id is 0. outgoing: the messages for the next task, if it was started at once.
     """
 
     transaction: Transaction
     request: RespondWorkflowTaskCompletedRequest
     completed_event_id: int
+    messages: list[Message] = field(default_factory=list[Message])
+    discarded: bool = False
     eager_activities: list[int] = field(default_factory=list[int])
     started_children: set[str] = field(default_factory=set[str])
+    outgoing: list[Message] = field(default_factory=list[Message])
 
     @property
     def run(self) -> RunKey:
@@ -108,10 +113,33 @@ def complete_task(step: WorkflowStep, transaction: Transaction, request: Respond
     Raises ApiError for a sequence of commands that no SDK sends (nothing is recorded, the task stays with the worker), and
     Refused for a command that fails the task.
     """
+    from perdure.features.workflow.speculative import can_be_discarded
+    from perdure.features.workflow.update_messages import take_rest
+
     check_sequence(request.commands)
     had_buffered = bool(step.state.buffer)
     original_scheduled_at = step.task.original_scheduled_at
-    write_task_events(step)
+    completion = Completion(transaction, request, 0, list(request.messages), can_be_discarded(step, request))
+    if completion.discarded:
+        step.set_speculative(None)
+    else:
+        completion.completed_event_id = _record_completed(step, request)
+    _set_sticky(step, request)
+    try:
+        for command in request.commands:
+            if command.command_type in CLOSING and had_buffered:
+                raise CommandRefused(Cause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND)
+            COMMANDS[command.command_type](step, command, completion)
+        take_rest(step, completion)
+    except CommandRefused as refused:
+        _refuse(refused, request)
+    if step.state.is_open:
+        _schedule_next(step, completion, original_scheduled_at)
+    return completion
+
+
+def _record_completed(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest) -> int:
+    write_task_events(step, request.identity)
     task = step.task
     completed = step.event(
         WorkflowTaskCompletedEventAttributes(
@@ -121,24 +149,28 @@ def complete_task(step: WorkflowStep, transaction: Transaction, request: Respond
             metering_metadata=request.metering_metadata if request.HasField("metering_metadata") else None,
         )
     )  # fmt: skip
-    _set_sticky(step, request)
-    completion = Completion(transaction, request, completed.event_id)
-    try:
-        for command in request.commands:
-            if command.command_type in CLOSING and had_buffered:
-                raise CommandRefused(Cause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND)
-            COMMANDS[command.command_type](step, command, completion)
-    except CommandRefused as refused:
-        _refuse(refused, request)
-    if not step.state.is_open:
-        return completion
+    return completed.event_id
+
+
+def _schedule_next(step: WorkflowStep, completion: Completion, original_scheduled_at: int) -> None:
+    """Schedule the next task if there is anything to do, and start it at once if the worker asks for it."""
+    from perdure.features.workflow.speculative import schedule_speculative_task
+    from perdure.features.workflow.update_messages import outgoing
+
+    request = completion.request
     if request.force_create_new_workflow_task:
         schedule_task(step, original_scheduled_at=original_scheduled_at)
     elif step.has_waiting_events:
         schedule_task(step)
-    if request.return_new_workflow_task and step.state.task.is_scheduled:
+    elif step.volatile.updates:
+        # Updates arrived while the task ran. A task that is in memory only can be handed over here, but should not wait in a queue.
+        if request.return_new_workflow_task:
+            schedule_speculative_task(step)
+        else:
+            schedule_task(step)
+    if request.return_new_workflow_task and step.task.is_scheduled:
         start_task(step, request.identity, INLINE_REQUEST_ID)
-    return completion
+        completion.outgoing = outgoing(step, include_sent=not request.force_create_new_workflow_task)
 
 
 def check_sequence(commands: object) -> None:
@@ -174,11 +206,13 @@ def _set_sticky(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest
 def _refuse(refused: CommandRefused, request: RespondWorkflowTaskCompletedRequest) -> NoReturn:
     """Undo the commands, record the failure instead, and tell the worker."""
     from perdure.features.workflow.closing import terminate
+    from perdure.features.workflow.updates import fail_sent
 
     def instead(transaction: Transaction) -> ApiError:
         assert transaction.run is not None
         step = transaction.step(transaction.run)
         assert isinstance(step, WorkflowStep)
+        fail_sent(step)
         failure = Failure(message=refused.message, source="", server_failure_info={})
         fail_task(step, refused.cause, failure, request.identity, binary_checksum=request.binary_checksum)
         if refused.terminate:

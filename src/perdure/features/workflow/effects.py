@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from perdure.core.clock import SECOND
 from perdure.core.execution import RunKey
+from perdure.core.jobs import EffectJob
 from perdure.engine.engine import EffectRegistry
-from perdure.features.workflow.jobs import DispatchActivityTask, DispatchWorkflowTask
-from perdure.features.workflow.services import WorkflowServices
-from perdure.features.workflow.state import WorkflowState
+from perdure.features.workflow.jobs import DispatchActivityTask, DispatchSpeculativeTask, DispatchWorkflowTask
+from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
 from perdure.matching.task_queue import DEFAULT_PRIORITY, QueueKey, Task
 
 WORKFLOW_QUEUE = 1
@@ -25,35 +25,37 @@ class WorkflowEffects:
 
     def register(self, effects: EffectRegistry) -> None:
         effects.register(DispatchWorkflowTask, self.dispatch_workflow_task)
+        effects.register(DispatchSpeculativeTask, self.dispatch_workflow_task)
         effects.register(DispatchActivityTask, self.dispatch_activity_task)
 
-    def _state(self, key: RunKey) -> WorkflowState | None:
+    def _execution(self, key: RunKey) -> WorkflowExecution | None:
         chain = self._services.engine.partition_of(key.chain).cache.chains.get(key.chain)
-        execution = chain.runs.get(key.run_id) if chain is not None else None
-        return execution.state if execution is not None else None
+        return chain.runs.get(key.run_id) if chain is not None else None
 
-    def dispatch_workflow_task(self, key: RunKey, job: DispatchWorkflowTask) -> None:
-        state = self._state(key)
-        if state is None:
+    def dispatch_workflow_task(self, key: RunKey, job: DispatchWorkflowTask | DispatchSpeculativeTask) -> None:
+        execution = self._execution(key)
+        if execution is None:
             return
+        state = execution.state
+        task = execution.volatile.speculative or state.task
         matching = self._services.matching
         queue = matching.queue(QueueKey(key.namespace_id, state.task_queue, WORKFLOW_QUEUE))
-        if state.task.sticky and state.sticky_queue:
+        if task.sticky and state.sticky_queue:
             sticky = matching.queue(QueueKey(key.namespace_id, state.sticky_queue, WORKFLOW_QUEUE))
             if sticky.has_recent_poller(STICKY_POLLER_WITHIN):
                 queue = sticky
         queue.add(self._task(key, job, state.priority))
 
     def dispatch_activity_task(self, key: RunKey, job: DispatchActivityTask) -> None:
-        state = self._state(key)
-        activity = state.activities.get(job.scheduled_event_id) if state is not None else None
+        execution = self._execution(key)
+        activity = execution.state.activities.get(job.scheduled_event_id) if execution is not None else None
         if activity is None:
             return
         name = activity.attributes.task_queue.name
         queue = self._services.matching.queue(QueueKey(key.namespace_id, name, ACTIVITY_QUEUE))
         queue.add(self._task(key, job, activity.attributes.priority))
 
-    def _task(self, key: RunKey, job: DispatchWorkflowTask | DispatchActivityTask, priority: object) -> Task:
+    def _task(self, key: RunKey, job: EffectJob, priority: object) -> Task:
         from temporalio.api.common.v1 import Priority
 
         assert isinstance(priority, Priority)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from perdure.core.call import MethodTable
 
 # Importing a concern registers its appliers, commands and decisions.
-from perdure.features.workflow import activities, closing, interaction, properties, start, task, timers
+from perdure.features.workflow import activities, closing, interaction, properties, speculative, start, task, timers, update_messages, updates
 from perdure.features.workflow.effects import WorkflowEffects
 from perdure.features.workflow.rpc.activities import ActivityRpc
 from perdure.features.workflow.rpc.history import HistoryRpc
@@ -16,7 +16,7 @@ from perdure.features.workflow.rpc.tasks import TaskRpc
 from perdure.features.workflow.rpc.visibility import VisibilityRpc
 from perdure.features.workflow.services import WorkflowServices
 
-CONCERNS = (activities, closing, interaction, properties, start, task, timers)
+CONCERNS = (activities, closing, interaction, properties, speculative, start, task, timers, update_messages, updates)
 
 
 def register(services: WorkflowServices, methods: MethodTable) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from perdure.core.jobs import EffectJob, Part, PureJob
 
 if TYPE_CHECKING:
-    from perdure.features.workflow.state import WorkflowState
+    from perdure.features.workflow.state import WorkflowState, WorkflowVolatile
 
 
 class DispatchWorkflowTask(EffectJob, frozen=True):
@@ -31,6 +31,25 @@ class WorkflowTaskTimeout(PureJob, frozen=True):
         return state.task
 
 
+class DispatchSpeculativeTask(EffectJob, frozen=True):
+    """Hand the speculative workflow task to its queue. serial: tells it from those before it, which may have had the same event id."""
+
+    serial: int
+
+    def part_in(self, state: WorkflowState, volatile: WorkflowVolatile) -> Part | None:
+        return volatile.speculative
+
+
+class SpeculativeTaskTimeout(PureJob, frozen=True):
+    """The speculative workflow task was not started or not answered in time."""
+
+    serial: int
+    started: bool
+
+    def part_in(self, state: WorkflowState, volatile: WorkflowVolatile) -> Part | None:
+        return volatile.speculative
+
+
 class FirstTaskDue(PureJob, frozen=True):
     """The backoff before the first workflow task (start delay, cron, retry) is over."""
 
@@ -40,13 +59,6 @@ class FirstTaskDue(PureJob, frozen=True):
 
 class RunTimeout(PureJob, frozen=True):
     """The run, or the whole execution, ran out of time."""
-
-    def part(self, state: WorkflowState) -> Part | None:
-        return state
-
-
-class FlushOrphans(PureJob, frozen=True):
-    """Events were buffered for a task that was lost with the memory it lived in: give them their ids and schedule a task."""
 
     def part(self, state: WorkflowState) -> Part | None:
         return state

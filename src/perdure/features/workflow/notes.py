@@ -98,6 +98,12 @@ class ActivityRetryScheduled(Note, frozen=True, tag="activity-retry"):
     failure: Failure
 
 
+class ReadmittedUpdateRejected(Note, frozen=True, tag="update-rejected"):
+    """A worker rejected an update that history says was admitted (it came over in a reset): it is over."""
+
+    update_id: str
+
+
 ALL = (
     RunCreated,
     EventBuffered,
@@ -109,6 +115,7 @@ ALL = (
     TransientTaskFailed,
     FirstTaskReleased,
     StickyChanged,
+    ReadmittedUpdateRejected,
     ActivityStarted,
     ActivityRetryScheduled,
 )

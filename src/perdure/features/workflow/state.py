@@ -9,22 +9,23 @@ import enum
 from collections.abc import Iterable
 
 import msgspec
-from temporalio.api.common.v1 import Payload, Priority, RetryPolicy, WorkerVersionStamp
+from temporalio.api.common.v1 import Callback, Payload, Priority, RetryPolicy, WorkerVersionStamp
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionStartedEventAttributes
 from temporalio.api.sdk.v1 import UserMetadata
 
-from perdure.core.clock import SECOND
 from perdure.core.jobs import Job, Part
 from perdure.features.workflow.activity_state import Activity
 from perdure.features.workflow.jobs import (
+    DispatchSpeculativeTask,
     DispatchWorkflowTask,
     FireTimer,
     FirstTaskDue,
-    FlushOrphans,
     RunTimeout,
+    SpeculativeTaskTimeout,
     WorkflowTaskTimeout,
 )
+from perdure.features.workflow.update_registry import Registry
 
 
 class Status(enum.IntEnum):
@@ -123,6 +124,38 @@ class Timer(msgspec.Struct):
             yield FireTimer(self.fire_at, self.timer_id, self.started_event_id)
 
 
+class SpeculativeTask(WorkflowTask):
+    """A workflow task that is in memory only. serial: tells it from those before it, which may have had the same event id."""
+
+    serial: int = 0
+
+    def jobs(self, state: WorkflowState) -> Iterable[Job]:
+        if self.is_started:
+            yield SpeculativeTaskTimeout(self.started_at + self.start_to_close_timeout, self.serial, True)
+        else:
+            yield DispatchSpeculativeTask(0, self.serial)
+            yield SpeculativeTaskTimeout(self.schedule_to_start_deadline, self.serial, False)
+
+
+class Update(msgspec.Struct):
+    """An update that history knows and that is not completed. The ids of its events are 0 as long as there is none.
+
+    admitted_event_id: set when it came over from the run that this one was reset from.
+    """
+
+    admitted_event_id: int = 0
+    accepted_event_id: int = 0
+
+
+class UpdateCallback(msgspec.Struct):
+    """Who wants to be told of an update's outcome. registered_at: nanoseconds since the epoch."""
+
+    update_id: str
+    request_id: str
+    registered_at: int
+    callback: Callback
+
+
 class WorkflowState(msgspec.Struct):
     """The fold of a run's journal.
 
@@ -168,6 +201,10 @@ class WorkflowState(msgspec.Struct):
     retry_policy: RetryPolicy | None = None
     user_metadata: UserMetadata | None = None
     last_completed_identity: str = ""
+    updates: dict[str, Update] = {}
+    #: Update id → id of its completed event, which has the outcome.
+    completed_updates: dict[str, int] = {}
+    update_callbacks: list[UpdateCallback] = []
 
     @property
     def is_open(self) -> bool:
@@ -194,18 +231,19 @@ class WorkflowState(msgspec.Struct):
             yield FirstTaskDue(max(self.execution_at, 1))
         if deadline := self.deadline():
             yield RunTimeout(deadline)
-        if self.buffer and not self.task.is_started:
-            yield FlushOrphans(self.start_at + SECOND)
 
 
 class WorkflowVolatile:
     """What a run has in memory only; losing it loses nothing that anyone was promised.
 
-    speculative: a workflow task that exists nowhere else. queries: waiting for an answer; owned by ``queries.py``.
+    speculative: a workflow task that exists nowhere else; last_serial: of the latest such task. updates: not yet accepted.
+    queries: waiting for an answer; owned by ``queries.py``.
     """
 
-    __slots__ = ("queries", "speculative")
+    __slots__ = ("last_serial", "queries", "speculative", "updates")
 
     def __init__(self) -> None:
-        self.speculative: WorkflowTask | None = None
+        self.speculative: SpeculativeTask | None = None
+        self.last_serial = 0
+        self.updates: Registry = {}
         self.queries: dict[str, object] = {}

@@ -22,7 +22,7 @@ from perdure.core.step import Step
 from perdure.features.namespace.registry import Namespace, NamespaceRegistry
 from perdure.features.workflow import notes
 from perdure.features.workflow.registry import ATTRIBUTES, EVENT_APPLIERS
-from perdure.features.workflow.state import WorkflowState, WorkflowTask, WorkflowVolatile
+from perdure.features.workflow.state import SpeculativeTask, WorkflowState, WorkflowTask, WorkflowVolatile
 
 E = EventType
 
@@ -116,6 +116,20 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
         """Whether events wait for their ids."""
         return bool(self._waiting or self.state.buffer)
 
+    def set_speculative(self, task: SpeculativeTask | None) -> None:
+        """Take a workflow task that is in memory only, or (None) give it up."""
+        volatile = self.volatile
+        before = volatile.speculative
+        if task is before:
+            return
+
+        def restore() -> None:
+            volatile.speculative = before
+
+        self.on_undo(restore)
+        volatile.speculative = task
+        self.touch_volatile(*(() if task is None else (task,)))
+
     def event(
         self, attributes: Message, *, links: Iterable[Link] = (), user_metadata: UserMetadata | None = None, at: int | None = None,
     ) -> HistoryEvent:  # fmt: skip
@@ -175,7 +189,14 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
         return None
 
     def finish(self) -> None:
-        """At the end of the step: number what waits, or, while a task runs, put it into the buffer."""
+        """At the end of the step: number what waits, or, while a task runs, put it into the buffer.
+
+        A task that is in memory only becomes a normal one first: what waits was decided while it was there, so it has to come after it.
+        """
+        from perdure.features.workflow.task import write_task_events
+
+        if self._waiting and self.volatile.speculative is not None:
+            write_task_events(self)
         if self.task.is_started and self.state.is_open:
             for event in self._waiting:
                 self.notes.append((self.event_count, notes.EventBuffered(event)))

@@ -35,7 +35,7 @@ from perdure.core.clock import SECOND, duration_ns, timestamp_ns, to_duration, t
 from perdure.core.execution import Touch
 from perdure.core.jobs import decides
 from perdure.features.workflow import notes
-from perdure.features.workflow.jobs import FirstTaskDue, FlushOrphans, WorkflowTaskTimeout
+from perdure.features.workflow.jobs import FirstTaskDue, WorkflowTaskTimeout
 from perdure.features.workflow.registry import applies, applies_note
 from perdure.features.workflow.state import TaskStatus, WorkflowState, WorkflowTask
 from perdure.features.workflow.step import TASK_ID_BASE, WorkflowStep
@@ -58,8 +58,6 @@ def schedule_task(step: WorkflowStep, *, original_scheduled_at: int = 0) -> None
     original_scheduled_at: of the first task of a heartbeat, 0 for a task of its own.
     """
     state = step.state
-    if step.volatile.speculative is not None and not step.volatile.speculative.is_started:
-        step.volatile.speculative = None  # a real task takes its place
     if step.task.is_pending or state.first_task_pending or not state.is_open:
         return
     is_new = step.has_waiting_events
@@ -141,11 +139,6 @@ def _first_task_released(state: WorkflowState, note: notes.FirstTaskReleased, to
     touch(state)
 
 
-@decides(FlushOrphans)
-def flush_orphans(step: WorkflowStep, job: FlushOrphans) -> None:
-    schedule_task(step)
-
-
 # -- starting ----------------------------------------------------------------------------------------------
 def start_task(step: WorkflowStep, identity: str, request_id: str, worker_version: WorkerVersionStamp | None = None) -> None:
     """Hand the scheduled task to a worker. The caller has checked that it is the one the worker was promised."""
@@ -153,7 +146,6 @@ def start_task(step: WorkflowStep, identity: str, request_id: str, worker_versio
     task = step.task
     if not task.is_written and task.scheduled_event_id != state.next_event_id:
         # Something happened since: this is no retry of the same thing any more.
-        step.volatile.speculative = None
         step.event(
             WorkflowTaskScheduledEventAttributes(
                 task_queue=current_queue(state), start_to_close_timeout=to_duration(task.start_to_close_timeout), attempt=1
@@ -172,16 +164,21 @@ def start_task(step: WorkflowStep, identity: str, request_id: str, worker_versio
         step.note(notes.TransientTaskStarted(step.now, request_id, identity, state.history_size, [int(r) for r in reasons], worker_version))
     else:
         _start(task, TaskStatus.SPECULATIVE_STARTED, step.now, request_id, identity, state.history_size, [int(r) for r in reasons])
+        step.touch_volatile(task)
         task.worker_version = worker_version
 
 
 def suggest_continue_as_new(step: WorkflowStep) -> list[SuggestContinueAsNewReason.ValueType]:
     """Why the worker should continue as new soon; empty when it need not."""
+    from perdure.features.workflow.updates import too_many
+
     reasons: list[SuggestContinueAsNewReason.ValueType] = []
     if step.state.history_size >= step.limits.history_size_suggest_continue_as_new_bytes:
         reasons.append(SuggestContinueAsNewReason.SUGGEST_CONTINUE_AS_NEW_REASON_HISTORY_SIZE_TOO_LARGE)
     if step.state.next_event_id - 1 >= step.limits.history_count_suggest_continue_as_new:
         reasons.append(SuggestContinueAsNewReason.SUGGEST_CONTINUE_AS_NEW_REASON_TOO_MANY_HISTORY_EVENTS)
+    if too_many(step):
+        reasons.append(SuggestContinueAsNewReason.SUGGEST_CONTINUE_AS_NEW_REASON_TOO_MANY_UPDATES)
     return reasons
 
 
@@ -215,15 +212,23 @@ def _transient_started(state: WorkflowState, note: notes.TransientTaskStarted, t
 
 
 # -- ending --------------------------------------------------------------------------------------------------
-def write_task_events(step: WorkflowStep) -> None:
-    """Write the scheduled and started events of a transient or speculative task, because what follows refers to them."""
+def write_task_events(step: WorkflowStep, identity: str = "") -> None:
+    """Write the events that a transient or speculative task has had so far, because what follows refers to them.
+
+    identity: of the worker, as the started event shows it ("": not known to whoever writes it).
+    """
     task = step.task
     if task.is_written:
         return
-    step.volatile.speculative = None
+    if step.volatile.speculative is not None:
+        step.set_speculative(None)
+        end_first_backoff(step)
     scheduled, started = task_events(step.state, task)
     step.event(scheduled.workflow_task_scheduled_event_attributes, at=task.scheduled_at)
+    if not task.is_started:
+        return
     attributes = started.workflow_task_started_event_attributes
+    attributes.identity = identity
     attributes.scheduled_event_id = step.state.task.scheduled_event_id
     step.event(attributes, at=task.started_at)
 
@@ -253,7 +258,7 @@ def fail_task(
 ) -> None:  # fmt: skip
     """End the started task as failed. What follows (a retry, a close) is the caller's."""
     if step.task.status == TaskStatus.SPECULATIVE_STARTED:
-        write_task_events(step)
+        write_task_events(step, identity)
     task = step.state.task
     if task.status == TaskStatus.TRANSIENT_STARTED:
         step.note(notes.TransientTaskFailed(int(cause), failure))
@@ -268,15 +273,17 @@ def fail_task(
 
 @decides(WorkflowTaskTimeout)
 def time_out_task(step: WorkflowStep, job: WorkflowTaskTimeout) -> None:
-    """The worker was too slow: try again."""
-    if step.task.status == TaskStatus.SPECULATIVE_STARTED:
-        write_task_events(step)
+    time_out(step, started=job.started)
+
+
+def time_out(step: WorkflowStep, *, started: bool) -> None:
+    """The worker was too slow: try again. started: to answer the task, not to take it."""
     task = step.state.task
     if task.status == TaskStatus.TRANSIENT_STARTED:
         step.note(notes.TransientTaskFailed(0, None))
     else:
-        timeout = TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE if job.started else TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START
-        started_event_id = task.started_event_id if job.started else 0
+        timeout = TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE if started else TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START
+        started_event_id = task.started_event_id if started else 0
         step.event(
             WorkflowTaskTimedOutEventAttributes(
                 scheduled_event_id=task.scheduled_event_id, started_event_id=started_event_id, timeout_type=timeout

@@ -5,6 +5,7 @@ from __future__ import annotations
 from temporalio.api.common.v1 import WorkflowExecution as WorkflowExecutionId
 from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 from temporalio.api.history.v1 import History
+from temporalio.api.protocol.v1 import Message
 from temporalio.api.workflowservice.v1 import (
     PollWorkflowTaskQueueRequest,
     PollWorkflowTaskQueueResponse,
@@ -19,16 +20,16 @@ from perdure.core.clock import SECOND, to_timestamp
 from perdure.core.errors import ApiError, not_found
 from perdure.core.execution import RunKey
 from perdure.engine.transaction import Transaction
-from perdure.features.workflow.completion import complete_task
+from perdure.features.workflow.completion import Completion, complete_task
 from perdure.features.workflow.effects import WORKFLOW_QUEUE
 from perdure.features.workflow.interaction import CLOSED
-from perdure.features.workflow.jobs import DispatchWorkflowTask
 from perdure.features.workflow.rpc.paging import HistoryPages
 from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
 from perdure.features.workflow.state import TaskStatus, WorkflowTask
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task import fail_task, schedule_task, start_task, task_events
 from perdure.features.workflow.tokens import TaskToken, decode_token, encode_token
+from perdure.features.workflow.update_messages import outgoing
 from perdure.features.workflow.worker_versions import stamp_of
 from perdure.matching.task_queue import QueueKey, Task
 
@@ -62,19 +63,20 @@ class TaskRpc:
     async def _start(self, task: Task, request: PollWorkflowTaskQueueRequest) -> PollWorkflowTaskQueueResponse | None:
         """Claim the task; None when it is stale."""
         key, job = task.key, task.job
-        assert isinstance(job, DispatchWorkflowTask)
+        assert job is not None
 
-        def decide(step: WorkflowStep, transaction: Transaction) -> bool:
-            current = step.task
-            if not step.state.is_open or not current.is_scheduled:
-                return False
-            if (current.scheduled_event_id, current.attempt) != (job.scheduled_event_id, job.attempt):
-                return False
+        def decide(step: WorkflowStep, transaction: Transaction) -> list[Message] | None:
+            if not step.state.is_open or not job.is_current(step.state, step.volatile):
+                return None
+            if step.volatile.speculative is not None and not step.volatile.updates:
+                step.set_speculative(None)  # what it was scheduled for has gone
+                return None
             start_task(step, request.identity, transaction.ids.uuid(), stamp_of(request))
-            return True
+            return outgoing(step, include_sent=True)
 
         try:
-            if not await self._services.step(key.namespace_id, key.business_id, key.run_id, decide):
+            messages = await self._services.step(key.namespace_id, key.business_id, key.run_id, decide)
+            if messages is None:
                 return None
         except ApiError as error:
             if error.code.name == "NOT_FOUND":
@@ -82,9 +84,9 @@ class TaskRpc:
             raise
         execution = await self._services.run(key.namespace_id, key.business_id, key.run_id)
         is_sticky = request.task_queue.name != execution.state.task_queue
-        return await self.task_response(execution, is_sticky=is_sticky)
+        return await self.task_response(execution, messages, is_sticky=is_sticky)
 
-    async def task_response(self, execution: WorkflowExecution, *, is_sticky: bool) -> PollWorkflowTaskQueueResponse:
+    async def task_response(self, execution: WorkflowExecution, messages: list[Message], *, is_sticky: bool) -> PollWorkflowTaskQueueResponse:
         """The started task as a worker gets it: with the history it has not seen (sticky), or all of it."""
         state = execution.state
         task = execution.volatile.speculative or state.task
@@ -100,7 +102,7 @@ class TaskRpc:
             workflow_type=state.started.workflow_type, previous_started_event_id=state.task.last_started_event_id,
             started_event_id=task.started_event_id, attempt=task.attempt, next_page_token=next_page_token,
             workflow_execution_task_queue={"name": state.task_queue, "kind": 1},
-            scheduled_time=to_timestamp(task.scheduled_at), started_time=to_timestamp(task.started_at),
+            scheduled_time=to_timestamp(task.scheduled_at), started_time=to_timestamp(task.started_at), messages=messages,
         )  # fmt: skip
         response.history.MergeFromString(history)
         return response
@@ -108,16 +110,20 @@ class TaskRpc:
     async def complete(self, request: RespondWorkflowTaskCompletedRequest, call: Call) -> RespondWorkflowTaskCompletedResponse:
         token = decode_token(request.task_token)
 
-        def decide(step: WorkflowStep, transaction: Transaction) -> object:
-            _check_token(step, token, "Workflow task not found.")
-            return complete_task(step, transaction, request)
-
-        await self._services.step(token.namespace_id, token.workflow_id, token.run_id, decide)
         response = RespondWorkflowTaskCompletedResponse()
+
+        def decide(step: WorkflowStep, transaction: Transaction) -> Completion:
+            _check_token(step, token, "Workflow task not found.")
+            completion = complete_task(step, transaction, request)
+            if completion.discarded:
+                response.reset_history_event_id = step.state.task.last_started_event_id
+            return completion
+
+        completion = await self._services.step(token.namespace_id, token.workflow_id, token.run_id, decide)
         if request.return_new_workflow_task:
             execution = await self._services.run(token.namespace_id, token.workflow_id, token.run_id)
             if (execution.volatile.speculative or execution.state.task).is_started:
-                response.workflow_task.CopyFrom(await self.task_response(execution, is_sticky=True))
+                response.workflow_task.CopyFrom(await self.task_response(execution, completion.outgoing, is_sticky=True))
         return response
 
     async def fail(self, request: RespondWorkflowTaskFailedRequest, call: Call) -> RespondWorkflowTaskFailedResponse:
