@@ -130,6 +130,8 @@ class SpeculativeTask(WorkflowTask):
     serial: int = 0
 
     def jobs(self, state: WorkflowState) -> Iterable[Job]:
+        if not state.is_open:
+            return
         if self.is_started:
             yield SpeculativeTaskTimeout(self.started_at + self.start_to_close_timeout, self.serial, True)
         else:
