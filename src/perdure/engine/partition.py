@@ -297,9 +297,18 @@ class Partition:
         if execution.dropped or self._closing:
             return
         if isinstance(job, PureJob):
-            self.run_pure(execution, job)
+            if job.is_current(execution.state, execution.volatile):
+                self.run_pure(execution, job)
+            else:
+                self._ask_again(execution, job)
         elif isinstance(job, EffectJob) and job.is_current(execution.state, execution.volatile):
             self._effects.run(execution.key, job)
+
+    def _ask_again(self, execution: AnyExecution, job: PureJob) -> None:
+        """A part whose times only move away (heartbeats) is not touched each time they do: it is asked again when its old job comes up."""
+        part = job.part_in(execution.state, execution.volatile)
+        if part is not None:
+            self._schedule(execution, [later for later in part.jobs(execution.state) if isinstance(later, PureJob)], None)
 
     # -- the writer's answers ---------------------------------------------------------------------------
     def _on_durable(self, group: Group) -> None:

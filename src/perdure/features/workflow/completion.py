@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
@@ -73,7 +73,9 @@ def refuse_if_too_many(pending: int, limit: int, cause: WorkflowTaskFailedCause.
 
 
 @contextmanager
-def refusing(cause: WorkflowTaskFailedCause.ValueType, prefix: str = "", suffix: str = "", *, terminate: bool = False) -> Iterator[None]:
+def refusing(
+    cause: WorkflowTaskFailedCause.ValueType, prefix: str = "", suffix: str = "", *, terminate: bool = False
+) -> Generator[None, None, None]:
     """Turn a failed check (an ApiError) of a command's attributes into the refusal of the command. prefix, suffix: around its message."""
     try:
         yield

@@ -8,6 +8,7 @@ from perdure.core.jobs import EffectJob
 from perdure.engine.engine import EffectRegistry
 from perdure.features.workflow.jobs import DispatchActivityTask, DispatchSpeculativeTask, DispatchWorkflowTask
 from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
+from perdure.features.workflow.validation import merge_priority
 from perdure.matching.task_queue import DEFAULT_PRIORITY, QueueKey, Task
 
 WORKFLOW_QUEUE = 1
@@ -49,11 +50,11 @@ class WorkflowEffects:
     def dispatch_activity_task(self, key: RunKey, job: DispatchActivityTask) -> None:
         execution = self._execution(key)
         activity = execution.state.activities.get(job.scheduled_event_id) if execution is not None else None
-        if activity is None:
+        if execution is None or activity is None:
             return
-        name = activity.attributes.task_queue.name
+        name = activity.settings.task_queue.name
         queue = self._services.matching.queue(QueueKey(key.namespace_id, name, ACTIVITY_QUEUE))
-        queue.add(self._task(key, job, activity.attributes.priority))
+        queue.add(self._task(key, job, merge_priority(execution.state.priority, activity.priority)))
 
     def _task(self, key: RunKey, job: EffectJob, priority: object) -> Task:
         from temporalio.api.common.v1 import Priority

@@ -5,9 +5,25 @@ from __future__ import annotations
 from perdure.core.call import MethodTable
 
 # Importing a concern registers its appliers, commands and decisions.
-from perdure.features.workflow import activities, closing, interaction, properties, speculative, start, task, timers, update_messages, updates
+from perdure.features.workflow import (
+    activities,
+    activity_commands,
+    activity_control,
+    closing,
+    interaction,
+    properties,
+    speculative,
+    start,
+    task,
+    timers,
+    update_messages,
+    updates,
+)
 from perdure.features.workflow.effects import WorkflowEffects
 from perdure.features.workflow.rpc.activities import ActivityRpc
+from perdure.features.workflow.rpc.activities_by_id import ActivityByIdRpc
+from perdure.features.workflow.rpc.activity_answers import ActivityAnswers
+from perdure.features.workflow.rpc.activity_control import ActivityControlRpc
 from perdure.features.workflow.rpc.history import HistoryRpc
 from perdure.features.workflow.rpc.interaction import InteractionRpc
 from perdure.features.workflow.rpc.paging import HistoryPages
@@ -16,14 +32,30 @@ from perdure.features.workflow.rpc.tasks import TaskRpc
 from perdure.features.workflow.rpc.visibility import VisibilityRpc
 from perdure.features.workflow.services import WorkflowServices
 
-CONCERNS = (activities, closing, interaction, properties, speculative, start, task, timers, update_messages, updates)
+CONCERNS = (
+    activities,
+    activity_commands,
+    activity_control,
+    closing,
+    interaction,
+    properties,
+    speculative,
+    start,
+    task,
+    timers,
+    update_messages,
+    updates,
+)
 
 
 def register(services: WorkflowServices, methods: MethodTable) -> None:
     """Give the engine its effects and the API its handlers."""
     WorkflowEffects(services).register(services.engine.effects)
     pages = HistoryPages(services.engine)
-    ActivityRpc(services).register(methods)
+    answers = ActivityAnswers(services)
+    ActivityRpc(services, answers).register(methods)
+    ActivityByIdRpc(answers).register(methods)
+    ActivityControlRpc(services).register(methods)
     HistoryRpc(services, pages).register(methods)
     InteractionRpc(services).register(methods)
     StartRpc(services).register(methods)

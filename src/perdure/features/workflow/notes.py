@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from temporalio.api.activity.v1 import ActivityOptions
 from temporalio.api.common.v1 import WorkerVersionStamp
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import HistoryEvent
@@ -95,7 +96,47 @@ class ActivityRetryScheduled(Note, frozen=True, tag="activity-retry"):
     scheduled_event_id: int
     at: int
     failed_at: int
-    failure: Failure
+    failure: Failure | None
+
+
+class ActivityRescheduled(Note, frozen=True, tag="activity-rescheduled"):
+    """An operator's doing: the attempt that waits may start at `at`, and earlier failures are forgotten."""
+
+    scheduled_event_id: int
+    at: int
+
+
+class ActivityPaused(Note, frozen=True, tag="activity-paused"):
+    """An operator paused an activity."""
+
+    scheduled_event_id: int
+    at: int
+    identity: str
+    reason: str
+    request_id: str
+
+
+class ActivityUnpaused(Note, frozen=True, tag="activity-unpaused"):
+    """An operator lets an activity go on."""
+
+    scheduled_event_id: int
+    reset_attempts: bool
+
+
+class ActivityReset(Note, frozen=True, tag="activity-reset"):
+    """An operator lets an activity begin again."""
+
+    scheduled_event_id: int
+    reset_heartbeat: bool
+    keep_paused: bool
+    restore_options: bool
+
+
+class ActivityOptionsUpdated(Note, frozen=True, tag="activity-options"):
+    """An operator changed an activity's options; None: back to those it was scheduled with."""
+
+    scheduled_event_id: int
+    options: ActivityOptions | None
 
 
 class ReadmittedUpdateRejected(Note, frozen=True, tag="update-rejected"):
@@ -118,4 +159,9 @@ ALL = (
     ReadmittedUpdateRejected,
     ActivityStarted,
     ActivityRetryScheduled,
+    ActivityRescheduled,
+    ActivityPaused,
+    ActivityUnpaused,
+    ActivityReset,
+    ActivityOptionsUpdated,
 )

@@ -130,6 +130,11 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
         volatile.speculative = task
         self.touch_volatile(*(() if task is None else (task,)))
 
+    @property
+    def waiting_events(self) -> list[HistoryEvent]:
+        """The events that wait for their ids."""
+        return [*self.state.buffer, *self._waiting]
+
     def event(
         self, attributes: Message, *, links: Iterable[Link] = (), user_metadata: UserMetadata | None = None, at: int | None = None,
     ) -> HistoryEvent:  # fmt: skip

@@ -29,7 +29,7 @@ _TIMEOUT_TYPES = {
     "ScheduleToClose": TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE,
     "Heartbeat": TimeoutType.TIMEOUT_TYPE_HEARTBEAT,
 }
-TIMEOUT_TYPE_NAMES = {number: name for name, number in _TIMEOUT_TYPES.items()}
+TIMEOUT_TYPE_NAMES: dict[int, str] = {number: name for name, number in _TIMEOUT_TYPES.items()}
 
 
 def check_duration(duration: Duration, what: str) -> None:
@@ -71,7 +71,7 @@ def check_priority(priority: Priority) -> None:
         raise invalid_argument("priority key can't be negative")
     if len(priority.fairness_key.encode()) > FAIRNESS_KEY_LENGTH:
         raise invalid_argument("fairness key length exceeds limit")
-    if priority.fairness_weight < 0:
+    if not priority.fairness_weight >= 0:  # nor NaN
         raise invalid_argument("must be greater than zero")
 
 
@@ -92,7 +92,7 @@ def check_retry_policy(policy: RetryPolicy) -> None:
     if policy.maximum_attempts == 1:
         return
     check_duration(policy.initial_interval, "invalid InitialInterval set on retry policy")
-    if policy.backoff_coefficient < 1:
+    if not policy.backoff_coefficient >= 1:  # nor NaN
         raise invalid_argument("BackoffCoefficient cannot be less than 1 on retry policy.")
     check_duration(policy.maximum_interval, "invalid MaximumInterval set on retry policy")
     if 0 < duration_ns(policy.maximum_interval) < duration_ns(policy.initial_interval):

@@ -1,10 +1,7 @@
-"""PollActivityTaskQueue, RecordActivityTaskHeartbeat, RespondActivityTask…, and the same by id."""
+"""PollActivityTaskQueue, RecordActivityTaskHeartbeat, RespondActivityTask…"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from temporalio.api.common.v1 import WorkflowExecution as WorkflowExecutionId
 from temporalio.api.workflowservice.v1 import (
     PollActivityTaskQueueRequest,
     PollActivityTaskQueueResponse,
@@ -19,31 +16,31 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.core.call import Call, MethodTable
-from perdure.core.clock import to_timestamp
-from perdure.core.errors import ApiError, invalid_argument, not_found
-from perdure.core.execution import RunKey
+from perdure.core.errors import ApiError, Code, invalid_argument
 from perdure.engine.transaction import Transaction
-from perdure.features.workflow import activities
-from perdure.features.workflow.activity_state import Activity
+from perdure.features.workflow.activities import start_activity
+from perdure.features.workflow.activity_task import activity_task
 from perdure.features.workflow.effects import ACTIVITY_QUEUE
 from perdure.features.workflow.jobs import DispatchActivityTask
+from perdure.features.workflow.rpc.activity_answers import ActivityAnswers, by_token
 from perdure.features.workflow.rpc.tasks import poll_until
-from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
+from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.tokens import TaskToken, decode_token, encode_token
+from perdure.features.workflow.tokens import decode_token
+from perdure.features.workflow.validation import merge_priority
 from perdure.features.workflow.worker_versions import stamp_of
 from perdure.matching.task_queue import QueueKey, Task
 
-GONE = "invalid activityID or activity already timed out or invoking workflow is completed"
-
-Change = Callable[[WorkflowStep, Activity], None]
+CLAIMS = 3
+"""How often a claim is repeated whose commit failed or has an unknown outcome."""
 
 
 class ActivityRpc:
     """Hands activity attempts to workers and takes their answers."""
 
-    def __init__(self, services: WorkflowServices) -> None:
+    def __init__(self, services: WorkflowServices, answers: ActivityAnswers) -> None:
         self._services = services
+        self._answers = answers
 
     def register(self, methods: MethodTable) -> None:
         methods.handle("PollActivityTaskQueue", self.poll)
@@ -59,101 +56,62 @@ class ActivityRpc:
             task = await self._services.matching.poll(key, request.identity, until, is_connected=call.is_connected)
             if task is None:
                 return PollActivityTaskQueueResponse()
-            response = await self._start(task, request)
+            response = await self._claim(task, request)
             if response is not None:
                 return response
 
-    async def _start(self, task: Task, request: PollActivityTaskQueueRequest) -> PollActivityTaskQueueResponse | None:
-        """Claim the attempt; None when it is stale."""
+    async def _claim(self, task: Task, request: PollActivityTaskQueueRequest) -> PollActivityTaskQueueResponse | None:
+        """Start the attempt for this worker; None when it is stale.
+
+        The start is durable before the worker sees it. When the outcome of that commit is not known, the claim is repeated under the same
+        request id: it finds out whether it was itself that started the attempt. So an attempt is never handed out twice, nor lost.
+        """
         key, job = task.key, task.job
         assert isinstance(job, DispatchActivityTask)
+        request_id = self._services.engine.ids.uuid()
 
-        def decide(step: WorkflowStep, transaction: Transaction) -> Activity | None:
+        def decide(step: WorkflowStep, transaction: Transaction) -> PollActivityTaskQueueResponse | None:
             activity = step.state.activities.get(job.scheduled_event_id)
-            if not step.state.is_open or activity is None or activity.stamp != job.stamp or activity.started_at:
+            if not step.state.is_open or activity is None or activity.stamp != job.stamp or activity.pause is not None:
                 return None
-            activities.start_activity(step, activity, request.identity, transaction.ids.uuid(), stamp_of(request))
-            return activity
-
-        try:
-            activity = await self._services.step(key.namespace_id, key.business_id, key.run_id, decide)
-        except ApiError as error:
-            if error.code.name == "NOT_FOUND":
+            if not activity.started_at:
+                start_activity(step, activity, request.identity, request_id, stamp_of(request))
+            elif activity.request_id != request_id:
                 return None
-            raise
-        if activity is None:
-            return None
-        execution = await self._services.run(key.namespace_id, key.business_id, key.run_id)
-        return self.task_response(execution, activity)
+            # Built here and now: by the time the start is durable the activity may have gone on.
+            response = activity_task(step, activity)
+            if step.state.started.HasField("priority"):
+                response.priority.CopyFrom(merge_priority(step.state.priority, activity.priority))
+            return response
 
-    def task_response(self, execution: WorkflowExecution, activity: Activity) -> PollActivityTaskQueueResponse:
-        """A started attempt as its worker gets it."""
-        key = execution.key
-        attributes = activity.attributes
-        response = PollActivityTaskQueueResponse(
-            task_token=encode_token(_token(key, activity)), workflow_namespace=self._services.namespaces.by_id(key.namespace_id).name,
-            workflow_type=execution.state.started.workflow_type,
-            workflow_execution=WorkflowExecutionId(workflow_id=key.business_id, run_id=key.run_id),
-            activity_type=attributes.activity_type, activity_id=attributes.activity_id,
-            header=attributes.header if attributes.HasField("header") else None, input=attributes.input if attributes.HasField("input") else None,
-            heartbeat_details=activity.heartbeat_details, scheduled_time=to_timestamp(activity.first_scheduled_at),
-            current_attempt_scheduled_time=to_timestamp(activity.scheduled_at), started_time=to_timestamp(activity.started_at),
-            attempt=activity.attempt, schedule_to_close_timeout=attributes.schedule_to_close_timeout,
-            start_to_close_timeout=attributes.start_to_close_timeout, heartbeat_timeout=attributes.heartbeat_timeout,
-            retry_policy=attributes.retry_policy, priority=attributes.priority if attributes.HasField("priority") else None,
-        )  # fmt: skip
-        return response
+        for repeated in range(CLAIMS):
+            try:
+                return await self._services.step(key.namespace_id, key.business_id, key.run_id, decide)
+            except ApiError as error:
+                if error.code == Code.NOT_FOUND:
+                    return None
+                if error.code != Code.UNAVAILABLE or repeated == CLAIMS - 1:
+                    raise
+        return None
 
     async def heartbeat(self, request: RecordActivityTaskHeartbeatRequest, call: Call) -> RecordActivityTaskHeartbeatResponse:
         details = request.details if request.HasField("details") else None
-        cancel_requested = await self._change(
-            decode_token(request.task_token), lambda step, activity: activities.heartbeat(step, activity, details)
-        )
-        return RecordActivityTaskHeartbeatResponse(cancel_requested=cancel_requested)
+        return await self._answers.heartbeat(by_token(decode_token(request.task_token)), details, request.identity)
 
     async def complete(self, request: RespondActivityTaskCompletedRequest, call: Call) -> RespondActivityTaskCompletedResponse:
         result = request.result if request.HasField("result") else None
-        await self._change(decode_token(request.task_token), lambda s, a: activities.complete_activity(s, a, result, request.identity))
+        await self._answers.complete(by_token(decode_token(request.task_token)), result, request.identity)
         return RespondActivityTaskCompletedResponse()
 
     async def fail(self, request: RespondActivityTaskFailedRequest, call: Call) -> RespondActivityTaskFailedResponse:
+        target = by_token(decode_token(request.task_token))
         if request.HasField("failure") and not request.failure.HasField("application_failure_info"):
             raise invalid_argument("Failure must have ApplicationFailureInfo.")
-
-        def change(step: WorkflowStep, activity: Activity) -> None:
-            if request.HasField("last_heartbeat_details"):
-                activities.heartbeat(step, activity, request.last_heartbeat_details)
-            activities.fail_activity(step, activity, request.failure, request.identity)
-
-        await self._change(decode_token(request.task_token), change)
-        return RespondActivityTaskFailedResponse()
+        failure = request.failure if request.HasField("failure") else None
+        details = request.last_heartbeat_details if request.HasField("last_heartbeat_details") else None
+        return RespondActivityTaskFailedResponse(failures=await self._answers.fail(target, failure, details, request.identity))
 
     async def cancel(self, request: RespondActivityTaskCanceledRequest, call: Call) -> RespondActivityTaskCanceledResponse:
         details = request.details if request.HasField("details") else None
-
-        def change(step: WorkflowStep, activity: Activity) -> None:
-            if not activity.cancel_requested:
-                raise invalid_argument("unable to mark activity as canceled without activity being request canceled first")
-            activities.cancel_activity(step, activity, details, request.identity)
-
-        await self._change(decode_token(request.task_token), change)
+        await self._answers.cancel(by_token(decode_token(request.task_token)), details, request.identity)
         return RespondActivityTaskCanceledResponse()
-
-    async def _change(self, token: TaskToken, change: Change) -> bool:
-        """Apply a worker's answer to the attempt that the token was given for; returns whether cancellation is requested."""
-
-        def decide(step: WorkflowStep, transaction: Transaction) -> bool:
-            activity = step.state.activities.get(token.scheduled_event_id)
-            if not step.state.is_open or activity is None or activity.stamp != token.stamp or not activity.started_at:
-                raise not_found(GONE)
-            change(step, activity)
-            return activity.cancel_requested
-
-        return await self._services.step(token.namespace_id, token.workflow_id, token.run_id, decide)
-
-
-def _token(key: RunKey, activity: Activity) -> TaskToken:
-    return TaskToken(
-        key.namespace_id, key.business_id, key.run_id, activity.scheduled_event_id, activity.attempt, stamp=activity.stamp,
-        activity_id=activity.activity_id,
-    )  # fmt: skip

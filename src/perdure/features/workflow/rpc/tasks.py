@@ -20,6 +20,8 @@ from perdure.core.clock import SECOND, to_timestamp
 from perdure.core.errors import ApiError, not_found
 from perdure.core.execution import RunKey
 from perdure.engine.transaction import Transaction
+from perdure.features.workflow.activity_commands import start_eager_activities
+from perdure.features.workflow.activity_task import activity_task
 from perdure.features.workflow.completion import Completion, complete_task
 from perdure.features.workflow.effects import WORKFLOW_QUEUE
 from perdure.features.workflow.interaction import CLOSED
@@ -117,6 +119,7 @@ class TaskRpc:
             completion = complete_task(step, transaction, request)
             if completion.discarded:
                 response.reset_history_event_id = step.state.task.last_started_event_id
+            response.activity_tasks.extend(activity_task(step, activity) for activity in start_eager_activities(step, completion))
             return completion
 
         completion = await self._services.step(token.namespace_id, token.workflow_id, token.run_id, decide)

@@ -1,0 +1,232 @@
+"""PauseActivity, UnpauseActivity, ResetActivity, UpdateActivityOptions, and the same for …ActivityExecution where it names a workflow's activity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from temporalio.api.activity.v1 import ActivityOptions
+from temporalio.api.enums.v1 import TaskQueueKind
+from temporalio.api.workflowservice.v1 import (
+    PauseActivityExecutionRequest,
+    PauseActivityExecutionResponse,
+    PauseActivityRequest,
+    PauseActivityResponse,
+    ResetActivityExecutionRequest,
+    ResetActivityExecutionResponse,
+    ResetActivityRequest,
+    ResetActivityResponse,
+    UnpauseActivityExecutionRequest,
+    UnpauseActivityExecutionResponse,
+    UnpauseActivityRequest,
+    UnpauseActivityResponse,
+    UpdateActivityExecutionOptionsRequest,
+    UpdateActivityExecutionOptionsResponse,
+    UpdateActivityOptionsRequest,
+    UpdateActivityOptionsResponse,
+)
+
+from perdure.core.call import Call, MethodTable
+from perdure.core.clock import duration_ns
+from perdure.core.errors import invalid_argument, not_found
+from perdure.engine.transaction import Transaction
+from perdure.features.workflow.activity_control import pause_activity, reset_activity, unpause_activity, update_options
+from perdure.features.workflow.activity_options import changed_options, mask_paths, original_options
+from perdure.features.workflow.activity_state import Activity
+from perdure.features.workflow.interaction import CLOSED
+from perdure.features.workflow.services import WorkflowServices
+from perdure.features.workflow.state import WorkflowState
+from perdure.features.workflow.step import WorkflowStep
+from perdure.features.workflow.validation import check_priority
+
+NO_SUCH_ACTIVITY = "Can't find pending activity with such ID. Invalid activityID or activity already completed"
+
+Select = Callable[[WorkflowState], list[Activity]]
+Control = Callable[[WorkflowStep, list[Activity]], None]
+ByExecution = (
+    PauseActivityExecutionRequest | UnpauseActivityExecutionRequest | ResetActivityExecutionRequest | UpdateActivityExecutionOptionsRequest
+)
+
+
+class _Named(Protocol):
+    """How the older requests name activities."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+
+
+class ActivityControlRpc:
+    """Lets operators intervene with pending activities."""
+
+    def __init__(self, services: WorkflowServices) -> None:
+        self._services = services
+
+    def register(self, methods: MethodTable) -> None:
+        methods.handle("PauseActivity", self.pause)
+        methods.handle("UnpauseActivity", self.unpause)
+        methods.handle("ResetActivity", self.reset)
+        methods.handle("UpdateActivityOptions", self.update_options)
+        methods.handle("PauseActivityExecution", self.pause_execution)
+        methods.handle("UnpauseActivityExecution", self.unpause_execution)
+        methods.handle("ResetActivityExecution", self.reset_execution)
+        methods.handle("UpdateActivityExecutionOptions", self.update_execution_options)
+
+    # -- by id, by type, or all --------------------------------------------------------------------------------------
+    async def pause(self, request: PauseActivityRequest, call: Call) -> PauseActivityResponse:
+        select = _select(request, request.execution.workflow_id, request.WhichOneof("activity"))
+
+        def control(step: WorkflowStep, activities: list[Activity]) -> None:
+            for activity in activities:
+                pause_activity(step, activity, request.identity, request.reason, request.request_id)
+
+        await self._control(call, request.execution.workflow_id, request.execution.run_id, select, control)
+        return PauseActivityResponse()
+
+    async def unpause(self, request: UnpauseActivityRequest, call: Call) -> UnpauseActivityResponse:
+        select = _select(request, request.execution.workflow_id, request.WhichOneof("activity"))
+
+        def control(step: WorkflowStep, activities: list[Activity]) -> None:
+            for activity in activities:
+                unpause_activity(
+                    step, activity, reset_attempts=request.reset_attempts, reset_heartbeat=request.reset_heartbeat,
+                    jitter=duration_ns(request.jitter),
+                )  # fmt: skip
+
+        await self._control(call, request.execution.workflow_id, request.execution.run_id, select, control)
+        return UnpauseActivityResponse()
+
+    async def reset(self, request: ResetActivityRequest, call: Call) -> ResetActivityResponse:
+        select = _select(request, request.execution.workflow_id, request.WhichOneof("activity"))
+
+        def control(step: WorkflowStep, activities: list[Activity]) -> None:
+            for activity in activities:
+                reset_activity(
+                    step, activity, reset_heartbeat=request.reset_heartbeat, keep_paused=request.keep_paused,
+                    restore_options=request.restore_original_options, jitter=duration_ns(request.jitter),
+                )  # fmt: skip
+
+        await self._control(call, request.execution.workflow_id, request.execution.run_id, select, control)
+        return ResetActivityResponse()
+
+    async def update_options(self, request: UpdateActivityOptionsRequest, call: Call) -> UpdateActivityOptionsResponse:
+        select = _select(request, request.execution.workflow_id, request.WhichOneof("activity"))
+        options = await self._update(call, request.execution.workflow_id, request.execution.run_id, select, request)
+        return UpdateActivityOptionsResponse(activity_options=options)
+
+    # -- one activity ------------------------------------------------------------------------------------------------
+    async def pause_execution(self, request: PauseActivityExecutionRequest, call: Call) -> PauseActivityExecutionResponse:
+        select = self._select_one(request)
+
+        def control(step: WorkflowStep, activities: list[Activity]) -> None:
+            pause_activity(step, activities[0], request.identity, request.reason, request.request_id)
+
+        await self._control(call, request.workflow_id, request.run_id, select, control)
+        return PauseActivityExecutionResponse()
+
+    async def unpause_execution(self, request: UnpauseActivityExecutionRequest, call: Call) -> UnpauseActivityExecutionResponse:
+        select = self._select_one(request)
+
+        def control(step: WorkflowStep, activities: list[Activity]) -> None:
+            unpause_activity(step, activities[0], reset_attempts=False, reset_heartbeat=False, jitter=duration_ns(request.jitter))
+
+        await self._control(call, request.workflow_id, request.run_id, select, control)
+        return UnpauseActivityExecutionResponse()
+
+    async def reset_execution(self, request: ResetActivityExecutionRequest, call: Call) -> ResetActivityExecutionResponse:
+        select = self._select_one(request)
+
+        def control(step: WorkflowStep, activities: list[Activity]) -> None:
+            reset_activity(
+                step, activities[0], reset_heartbeat=request.reset_heartbeat, keep_paused=request.keep_paused,
+                restore_options=request.restore_original_options, jitter=duration_ns(request.jitter),
+            )  # fmt: skip
+
+        await self._control(call, request.workflow_id, request.run_id, select, control)
+        return ResetActivityExecutionResponse()
+
+    async def update_execution_options(
+        self, request: UpdateActivityExecutionOptionsRequest, call: Call
+    ) -> UpdateActivityExecutionOptionsResponse:
+        options = await self._update(call, request.workflow_id, request.run_id, self._select_one(request), request)
+        return UpdateActivityExecutionOptionsResponse(activity_options=options)
+
+    def _select_one(self, request: ByExecution) -> Select:
+        """The activity of a workflow that a request names, after the official checks of such requests."""
+        limit = self._services.limits.max_id_length
+        checked = (("request ID", request.request_id), ("activity ID", request.activity_id), ("identity", request.identity))
+        for what, text in checked:
+            if what == "activity ID" and not text:
+                raise invalid_argument("activity ID is required")
+            if (length := len(text.encode())) > limit:
+                raise invalid_argument(f"{what} exceeds length limit. Length={length} Limit={limit}")
+        if not request.workflow_id:
+            # Without a workflow it is an activity of its own.
+            raise not_found(f"activity not found for ID: {request.activity_id}")
+        return lambda state: _named(state, request.activity_id)
+
+    # -- what all of them do -------------------------------------------------------------------------------------------
+    async def _update(
+        self, call: Call, workflow_id: str, run_id: str, select: Select,
+        request: UpdateActivityOptionsRequest | UpdateActivityExecutionOptionsRequest,
+    ) -> ActivityOptions:  # fmt: skip
+        """Change or restore options; returns those of the last activity changed."""
+        check_priority(request.activity_options.priority)
+        if request.restore_original and request.update_mask.paths:
+            raise invalid_argument("Both UpdateMask and RestoreOriginal are provided")
+        changed = ActivityOptions()
+
+        def select_after_checks(state: WorkflowState) -> list[Activity]:
+            if not request.restore_original and not request.HasField("activity_options"):
+                raise invalid_argument("ActivityOptions are not provided")
+            return select(state)
+
+        def control(step: WorkflowStep, activities: list[Activity]) -> None:
+            if request.restore_original:
+                for activity in activities:
+                    changed.CopyFrom(original_options(activity))
+                    update_options(step, activity, None)
+                return
+            if not request.HasField("update_mask"):
+                raise invalid_argument("UpdateMask is not provided")
+            paths = mask_paths(request.update_mask.paths)
+            updates = [(activity, changed_options(activity, request.activity_options, paths, step.limits)) for activity in activities]
+            for activity, options in updates:
+                update_options(step, activity, options)
+                changed.CopyFrom(options)
+                changed.task_queue.kind = TaskQueueKind.TASK_QUEUE_KIND_NORMAL
+
+        await self._control(call, workflow_id, run_id, select_after_checks, control)
+        return changed
+
+    async def _control(self, call: Call, workflow_id: str, run_id: str, select: Select, control: Control) -> None:
+        """Select activities of an open run and do something to them; durable on return. Raises ApiError NOT_FOUND when there is none."""
+
+        def decide(step: WorkflowStep, transaction: Transaction) -> None:
+            if not step.state.is_open:
+                raise not_found(CLOSED)
+            activities = select(step.state)
+            if not activities:
+                raise not_found(NO_SUCH_ACTIVITY)
+            control(step, activities)
+
+        await self._services.step(call.namespace_id, workflow_id, run_id, decide)
+
+
+def _select(request: _Named, workflow_id: str, which: str | None) -> Select:
+    """The activities that a request means: one by id, those of a type, or all."""
+    if not workflow_id:
+        raise invalid_argument("WorkflowId is not set on request.")
+    if which is None:
+        raise invalid_argument("Either Activity.Id or Activity.Type should be set on request.")
+    if which == "id":
+        return lambda state: _named(state, request.id)
+    if which == "type":
+        return lambda state: [activity for activity in state.activities.values() if activity.attributes.activity_type.name == request.type]
+    return lambda state: list(state.activities.values())
+
+
+def _named(state: WorkflowState, activity_id: str) -> list[Activity]:
+    scheduled_event_id = state.activity_ids.get(activity_id)
+    return [state.activities[scheduled_event_id]] if scheduled_event_id is not None else []
