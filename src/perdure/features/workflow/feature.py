@@ -29,6 +29,7 @@ from perdure.features.workflow.rpc.interaction import InteractionRpc
 from perdure.features.workflow.rpc.paging import HistoryPages
 from perdure.features.workflow.rpc.start import StartRpc
 from perdure.features.workflow.rpc.tasks import TaskRpc
+from perdure.features.workflow.rpc.updates import UpdateRpc
 from perdure.features.workflow.rpc.visibility import VisibilityRpc
 from perdure.features.workflow.services import WorkflowServices
 
@@ -60,4 +61,5 @@ def register(services: WorkflowServices, methods: MethodTable) -> None:
     InteractionRpc(services).register(methods)
     StartRpc(services).register(methods)
     TaskRpc(services, pages).register(methods)
+    UpdateRpc(services).register(methods)
     VisibilityRpc(services).register(methods)

@@ -38,7 +38,7 @@ from perdure.features.workflow import notes
 from perdure.features.workflow.jobs import FirstTaskDue, WorkflowTaskTimeout
 from perdure.features.workflow.registry import applies, applies_note
 from perdure.features.workflow.state import TaskStatus, WorkflowState, WorkflowTask
-from perdure.features.workflow.step import TASK_ID_BASE, WorkflowStep
+from perdure.features.workflow.step import WorkflowStep
 
 BACKOFF_FROM_ATTEMPT = 3
 """Later attempts get a longer start-to-close timeout: SDKs do not answer a task that keeps failing, so the timeout is the backoff."""
@@ -247,8 +247,6 @@ def task_events(state: WorkflowState, task: WorkflowTask) -> tuple[HistoryEvent,
             history_size_bytes=task.history_size_bytes, suggest_continue_as_new=bool(task.suggest_reasons),
             suggest_continue_as_new_reasons=task.suggest_reasons, worker_version=task.worker_version),  # pyright: ignore
     )  # fmt: skip
-    for event in (scheduled, started):
-        event.task_id = TASK_ID_BASE + event.event_id
     return scheduled, started
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 
 from google.protobuf.duration_pb2 import Duration
-from temporalio.api.common.v1 import Priority, RetryPolicy
+from temporalio.api.common.v1 import Priority, RetryPolicy, WorkflowExecution
 from temporalio.api.enums.v1 import TaskQueueKind, TimeoutType
 from temporalio.api.taskqueue.v1 import TaskQueue
 
@@ -50,6 +50,19 @@ def check_run_id(run_id: str) -> None:
             uuid.UUID(run_id)
         except ValueError:
             raise invalid_argument("RunId is not valid UUID.") from None
+
+
+def check_execution(execution: WorkflowExecution | None) -> None:
+    """Refuse a request that does not say which workflow it means."""
+    if execution is None:
+        raise invalid_argument("Execution is not set on request.")
+    if not execution.workflow_id:
+        raise invalid_argument("WorkflowId is not set on request.")
+    if execution.run_id:
+        try:
+            uuid.UUID(execution.run_id)
+        except ValueError:
+            raise invalid_argument("Invalid RunId.") from None
 
 
 def check_task_queue(queue: TaskQueue | None, length_limit: int) -> None:

@@ -1,0 +1,43 @@
+"""Waiting for a run to change."""
+
+from __future__ import annotations
+
+import asyncio
+
+from perdure.core.call import Call
+from perdure.core.clock import Clock
+from perdure.core.errors import ApiError, Code
+from perdure.features.workflow.services import WorkflowExecution
+
+
+class Patience:
+    """How long one call waits: the server's long poll, or less if the caller's own deadline comes first.
+
+    long_poll: nanoseconds.
+    """
+
+    def __init__(self, clock: Clock, call: Call, long_poll: int) -> None:
+        self._clock = clock
+        self._deadline = call.deadline
+        self.until = clock.now() + long_poll
+        if call.deadline is not None:
+            self.until = min(self.until, call.deadline)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the server's time is over. Raises ApiError DEADLINE_EXCEEDED when it is the caller's."""
+        now = self._clock.now()
+        if self._deadline is not None and now >= self._deadline:
+            raise ApiError(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
+        return now >= self.until
+
+    async def next_change(self, execution: WorkflowExecution) -> None:
+        """Wait until the run has changed (durably), or it has left memory, or the time is over. Load the run anew afterwards."""
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        alarm = self._clock.call_at(self.until, lambda: None if over.done() else over.set_result(None))
+        execution.pins += 1
+        try:
+            await asyncio.wait((execution.next_change(), over), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            alarm.cancel()
+            execution.pins -= 1
