@@ -7,6 +7,7 @@ deterministic.
 from __future__ import annotations
 
 import hashlib
+from operator import itemgetter
 from typing import Any, Generic, TypeVar, cast, get_args, get_type_hints
 
 import msgspec
@@ -27,18 +28,30 @@ def _decode_message(expected: type[Any], value: object) -> Any:
     raise NotImplementedError(f"cannot decode {expected.__name__}")
 
 
-_ENCODER = msgspec.msgpack.Encoder(enc_hook=_encode_message, order="deterministic")
-_FAST_ENCODER = msgspec.msgpack.Encoder(enc_hook=_encode_message)
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_encode_message)
 
 
 def encode(value: object) -> bytes:
     """Encode any struct; dictionaries and sets in the order they have."""
-    return _FAST_ENCODER.encode(value)
+    return _ENCODER.encode(value)
 
 
 def encode_deterministic(value: object) -> bytes:
     """Encode so that equal values give equal bytes, whatever the order in which they were built."""
-    return _ENCODER.encode(value)
+    return _ENCODER.encode(_in_order(value))
+
+
+def _in_order(value: Any) -> Any:
+    """Dictionaries and sets as sorted lists; msgspec itself sorts only dictionaries whose keys are texts."""
+    if isinstance(value, msgspec.Struct):
+        return [type(value).__name__, *(_in_order(getattr(value, name)) for name in value.__struct_fields__)]
+    if isinstance(value, dict):
+        return sorted(((_ENCODER.encode(key), _in_order(item)) for key, item in cast("dict[Any, Any]", value).items()), key=itemgetter(0))
+    if isinstance(value, (set, frozenset)):
+        return sorted(_ENCODER.encode(item) for item in cast("set[Any]", value))
+    if isinstance(value, (list, tuple)):
+        return [_in_order(item) for item in cast("list[Any]", value)]
+    return value
 
 
 def schema_version(root: type[msgspec.Struct]) -> str:
@@ -73,7 +86,7 @@ class Codec(Generic[T]):
         self._decoder = cast("msgspec.msgpack.Decoder[T]", msgspec.msgpack.Decoder(expected, dec_hook=_decode_message))
 
     def encode(self, value: T) -> bytes:
-        return _FAST_ENCODER.encode(value)
+        return _ENCODER.encode(value)
 
     def decode(self, data: bytes) -> T:
         return self._decoder.decode(data)

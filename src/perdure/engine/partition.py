@@ -46,6 +46,18 @@ class Effects(Protocol):
     def run(self, key: RunKey, job: EffectJob) -> None: ...
 
 
+class Inspector(Protocol):
+    """Looks at every step, in tests and in the simulator. Must not raise."""
+
+    def loaded(self, execution: AnyExecution) -> None:
+        """An execution came into memory."""
+        ...
+
+    def stepped(self, execution: AnyExecution, row: JournalRow | None, side: Mapping[str, bytes | None]) -> None:
+        """A step was applied: its journal row (None: it changed side data only), and the side data it wrote."""
+        ...
+
+
 class Refused(Exception):
     """A decision that recorded something turned out to be impossible.
 
@@ -85,8 +97,8 @@ class Partition:
         self.loader = Loader(store, kinds, self.cache, self._schedule_all, TAIL_BYTES)
         #: Told when an execution leaves memory: its key and its next wake-up.
         self.on_evicted: Callable[[RunKey, int | None], None] = lambda key, wake_at: None
-        #: Set in tests and in the simulator: called with each execution after each step.
-        self.check: Callable[[AnyExecution], None] | None = None
+        #: Set in tests and in the simulator.
+        self.inspector: Inspector | None = None
 
     # -- intents --------------------------------------------------------------------------------
     async def transact(self, key: ChainKey, run_id: str | None, decide: Decide[R]) -> R:
@@ -222,6 +234,7 @@ class Partition:
             group.effects.append(execution.announce)
 
     def _record(self, group: Group, execution: AnyExecution, step: AnyStep, *, created: bool) -> None:
+        row: JournalRow | None = None
         if step.event_count or step.notes:
             execution.sequence += 1
             notes = execution.kind.notes.encode(step.notes)
@@ -237,8 +250,8 @@ class Partition:
         self._write_header(group, execution, jobs, created=created)
         self._schedule(execution, jobs, group)
         self.cache.touch(execution)
-        if self.check is not None:
-            self.check(execution)
+        if self.inspector is not None:
+            self.inspector.stepped(execution, row, step.side)
 
     def _write_header(self, group: Group, execution: AnyExecution, new_jobs: list[Job], *, created: bool) -> None:
         """Write the header row if what it shows changed, or if it would not lead back to the new jobs after a restart."""
@@ -279,6 +292,8 @@ class Partition:
         jobs = all_jobs(execution.kind, execution.state)
         jobs += [job for part in execution.kind.volatile_parts(execution.volatile) for job in part.jobs(execution.state)]
         self._schedule(execution, jobs, None)
+        if self.inspector is not None:
+            self.inspector.loaded(execution)
 
     def _due(self, execution: AnyExecution, entry: Entry) -> None:
         if entry.job is not None:

@@ -1,0 +1,156 @@
+"""Simulated clients: they start, signal, cancel, terminate and look, and repeat what was not answered."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import suppress
+from typing import Any
+
+from temporalio.api.common.v1 import WorkflowExecution, WorkflowType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import (
+    GetWorkflowExecutionHistoryRequest,
+    RequestCancelWorkflowExecutionRequest,
+    SignalWithStartWorkflowExecutionRequest,
+    SignalWorkflowExecutionRequest,
+    StartWorkflowExecutionRequest,
+    TerminateWorkflowExecutionRequest,
+)
+
+from perdure.core.clock import SECOND, to_duration
+from perdure.core.errors import ApiError
+from perdure.core.ids import IdSource
+from perdure.testing.simulated_network import SimulatedNetwork, is_lost
+from perdure.testing.simulator.auditor import Auditor
+from perdure.testing.simulator.programs import payloads, random_program
+
+NAMESPACE = "default"
+REUSE_POLICIES = (1, 1, 1, 2, 3, 4)
+CONFLICT_POLICIES = (0, 0, 1, 2, 3)
+
+
+class SimulatedClient:
+    """One client: a few random calls, one after the other."""
+
+    def __init__(self, network: SimulatedNetwork, rng: random.Random, ids: IdSource, auditor: Auditor, workflow_ids: list[str]) -> None:
+        self._network = network
+        self._rng = rng
+        self._ids = ids
+        self._auditor = auditor
+        self._workflow_ids = workflow_ids
+        self._runs: list[tuple[str, str]] = []
+
+    async def run(self, calls: int) -> None:
+        """So many random calls."""
+        actions = (self._start, self._start, self._start, self._signal_with_start, self._signal, self._signal, self._read, self._read,
+                   self._wait_for_end, self._cancel, self._terminate)  # fmt: skip
+        for _ in range(calls):
+            await asyncio.sleep(self._rng.choice((0.0, 0.001, 0.3, 2.0, 10.0)) * self._rng.random())
+            action = self._start if not self._runs else self._rng.choice(actions)
+            with suppress(ApiError):
+                await action()
+
+    async def _call(self, method: str, request: Any, timeout: float = 10.0) -> Any:
+        """Like an SDK: the same request again while nothing is known of its outcome. Raises the last ApiError."""
+        attempts = self._rng.choice((1, 3, 6))
+        while True:
+            try:
+                return await self._network.call(method, request, timeout)
+            except ApiError as error:
+                attempts -= 1
+                if not is_lost(error) or attempts == 0:
+                    raise
+            await asyncio.sleep(self._rng.random())
+
+    async def _start(self) -> None:
+        request = StartWorkflowExecutionRequest()
+        self._fill_start(request)
+        request.workflow_id_reuse_policy = self._rng.choice(REUSE_POLICIES)  # pyright: ignore
+        if request.workflow_id_reuse_policy != 4:
+            request.workflow_id_conflict_policy = self._rng.choice(CONFLICT_POLICIES)  # pyright: ignore
+        response = await self._call("StartWorkflowExecution", request)
+        self._runs.append((request.workflow_id, response.run_id))
+
+    async def _signal_with_start(self) -> None:
+        request = SignalWithStartWorkflowExecutionRequest(signal_name="note", signal_input=payloads(self._ids.uuid()))
+        self._fill_start(request)
+        request.workflow_id_conflict_policy = self._rng.choice((0, 2, 3))  # pyright: ignore
+        response = await self._call("SignalWithStartWorkflowExecution", request)
+        self._runs.append((request.workflow_id, response.run_id))
+
+    def _fill_start(self, request: StartWorkflowExecutionRequest | SignalWithStartWorkflowExecutionRequest) -> None:
+        token = self._ids.uuid()
+        request.namespace = NAMESPACE
+        request.workflow_id = self._rng.choice(self._workflow_ids)
+        request.workflow_type.CopyFrom(WorkflowType(name="Model"))
+        request.task_queue.CopyFrom(TaskQueue(name="queue"))
+        request.input.CopyFrom(payloads(random_program(self._rng, token)))
+        request.request_id = self._ids.uuid()
+        request.identity = "client"
+        if self._rng.random() < 0.15:
+            request.workflow_run_timeout.CopyFrom(to_duration(self._rng.choice((1, 5, 30, 300)) * SECOND))
+        if self._rng.random() < 0.1:
+            request.workflow_start_delay.CopyFrom(to_duration(self._rng.choice((1, 20)) * SECOND))
+        if self._rng.random() < 0.3:
+            request.workflow_task_timeout.CopyFrom(to_duration(self._rng.choice((1, 3)) * SECOND))
+
+    def _execution(self) -> WorkflowExecution:
+        workflow_id, run_id = self._rng.choice(self._runs)
+        return WorkflowExecution(workflow_id=workflow_id, run_id=run_id if self._rng.random() < 0.5 else "")
+
+    async def _signal(self) -> None:
+        workflow_id, run_id = self._rng.choice(self._runs)
+        # With the run id, because the repetition of a signal must not reach the next run.
+        request = SignalWorkflowExecutionRequest(
+            namespace=NAMESPACE, workflow_execution=WorkflowExecution(workflow_id=workflow_id, run_id=run_id), signal_name="note",
+            input=payloads(self._ids.uuid()), request_id=self._ids.uuid(), identity="client",
+        )  # fmt: skip
+        await self._call("SignalWorkflowExecution", request)
+
+    async def _cancel(self) -> None:
+        request = RequestCancelWorkflowExecutionRequest(
+            namespace=NAMESPACE, workflow_execution=self._execution(), request_id=self._ids.uuid(), identity="client"
+        )
+        await self._call("RequestCancelWorkflowExecution", request)
+
+    async def _terminate(self) -> None:
+        if self._rng.random() < 0.5:
+            request = TerminateWorkflowExecutionRequest(namespace=NAMESPACE, workflow_execution=self._execution(), reason="chance")
+            await self._call("TerminateWorkflowExecution", request)
+
+    async def _read(self) -> None:
+        """A whole history, page by page."""
+        execution = self._execution()
+        token = b""
+        while True:
+            request = GetWorkflowExecutionHistoryRequest(
+                namespace=NAMESPACE, execution=execution, next_page_token=token, maximum_page_size=self._rng.choice((0, 1, 3))
+            )
+            response = await self._call("GetWorkflowExecutionHistory", request)
+            self._saw(execution, response.history.events)
+            token = response.next_page_token
+            if not token:
+                return
+
+    def _saw(self, execution: WorkflowExecution, events: Any) -> None:
+        """Which run it was is only known when it was said, or when the first event is there."""
+        if events and events[0].event_id == 1 and not execution.run_id:
+            execution.run_id = events[0].workflow_execution_started_event_attributes.original_execution_run_id
+        if execution.run_id:
+            self._auditor.saw(execution.run_id, events)
+
+    async def _wait_for_end(self) -> None:
+        """A long poll or two for the close event."""
+        execution = self._execution()
+        token = b""
+        for _ in range(self._rng.choice((1, 2, 4))):
+            request = GetWorkflowExecutionHistoryRequest(
+                namespace=NAMESPACE, execution=execution, next_page_token=token, wait_new_event=True,
+                history_event_filter_type=self._rng.choice((1, 2)),  # pyright: ignore
+            )  # fmt: skip
+            response = await self._call("GetWorkflowExecutionHistory", request, timeout=self._rng.choice((1.0, 30.0)))
+            self._saw(execution, response.history.events)
+            token = response.next_page_token
+            if not token:
+                return

@@ -1,0 +1,250 @@
+"""Simulated workers: they poll, work out commands from histories, do activities, and die, answer late or answer twice."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.failure.v1 import ApplicationFailureInfo, Failure
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.api.taskqueue.v1 import StickyExecutionAttributes, TaskQueue
+from temporalio.api.workflowservice.v1 import (
+    GetWorkflowExecutionHistoryRequest,
+    PollActivityTaskQueueRequest,
+    PollActivityTaskQueueResponse,
+    PollWorkflowTaskQueueRequest,
+    PollWorkflowTaskQueueResponse,
+    RecordActivityTaskHeartbeatRequest,
+    RespondActivityTaskCanceledRequest,
+    RespondActivityTaskCompletedRequest,
+    RespondActivityTaskFailedRequest,
+    RespondWorkflowTaskCompletedRequest,
+    RespondWorkflowTaskFailedRequest,
+)
+
+from perdure.core.clock import SECOND, to_duration
+from perdure.core.errors import ApiError
+from perdure.testing.simulated_network import SimulatedNetwork, is_lost
+from perdure.testing.simulator.auditor import Auditor
+from perdure.testing.simulator.programs import Operation, Replay, payloads, value_of
+
+NAMESPACE = "default"
+STICKY_TIMEOUT = 5 * SECOND
+
+
+@dataclass(slots=True)
+class WorkerFaults:
+    """Probabilities from 0 to 1, of each task. vanishes: it is never answered. late: answered after its timeout. twice: answered twice.
+    fails: a workflow task is answered with a failure. forgets: the worker has lost its cache."""
+
+    vanishes: float = 0.0
+    late: float = 0.0
+    twice: float = 0.0
+    fails: float = 0.0
+    forgets: float = 0.0
+
+
+class SimulatedWorker:
+    """One worker with a sticky queue of its own."""
+
+    def __init__(self, name: str, network: SimulatedNetwork, rng: random.Random, auditor: Auditor) -> None:
+        self.name = name
+        self.faults = WorkerFaults()
+        self.is_healthy = False
+        self._network = network
+        self._rng = rng
+        self._auditor = auditor
+        self._cache: dict[str, list[HistoryEvent]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> list[asyncio.Task[None]]:
+        """Poll for ever; the caller cancels."""
+        loops = [self._poll_workflows(f"sticky-{self.name}"), self._poll_workflows("queue"), self._poll_activities(), self._poll_activities()]
+        return [asyncio.get_running_loop().create_task(loop, name=f"{self.name}-{n}") for n, loop in enumerate(loops)]
+
+    def die(self) -> None:
+        """Lose everything: what is being worked on, and the cache."""
+        for task in list(self._tasks):
+            task.cancel()
+        self._cache.clear()
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _wait(self, seconds: float) -> None:
+        await asyncio.sleep(self._rng.uniform(0, seconds))
+
+    async def _call(self, method: str, request: Any) -> Any:
+        """A call that is repeated as SDKs do, a few times."""
+        for _ in range(3):
+            try:
+                return await self._network.call(method, request)
+            except ApiError as error:
+                if not is_lost(error):
+                    raise
+            await self._wait(0.5)
+        return None
+
+    async def _answer(self, method: str, request: Any) -> None:
+        """Answer a task; a refusal means that it is somebody else's by now."""
+        for _ in range(2 if self._rng.random() < self.faults.twice else 1):
+            with suppress(ApiError):
+                await self._call(method, request)
+
+    # -- workflow tasks ---------------------------------------------------------------------------------
+    async def _poll_workflows(self, queue: str) -> None:
+        is_sticky = queue.startswith("sticky")
+        task_queue = TaskQueue(name=queue, kind=2, normal_name="queue") if is_sticky else TaskQueue(name=queue)  # pyright: ignore
+        request = PollWorkflowTaskQueueRequest(namespace=NAMESPACE, task_queue=task_queue, identity=self.name)
+        while True:
+            try:
+                response = await self._network.call("PollWorkflowTaskQueue", request, timeout=70.0)
+            except ApiError:
+                await self._wait(1.0)
+                continue
+            if response.task_token:
+                self._spawn(self._do_workflow_task(response))
+
+    async def _do_workflow_task(self, task: PollWorkflowTaskQueueResponse) -> None:
+        chance = self._rng.random()
+        if chance < self.faults.vanishes:
+            return
+        events = await self._history(task)
+        if events is None:
+            return
+        if self._rng.random() < self.faults.late:
+            await asyncio.sleep(self._rng.uniform(5, 15))
+        if self._rng.random() < self.faults.fails:
+            failure = Failure(message="injected", application_failure_info=ApplicationFailureInfo(type="Injected"))
+            request = RespondWorkflowTaskFailedRequest(task_token=task.task_token, namespace=NAMESPACE, failure=failure, identity=self.name)
+            await self._answer("RespondWorkflowTaskFailed", request)
+            return
+        replay = Replay()
+        replay.feed(events)
+        sticky = StickyExecutionAttributes(
+            worker_task_queue=TaskQueue(name=f"sticky-{self.name}", kind=2, normal_name="queue"),  # pyright: ignore
+            schedule_to_start_timeout=to_duration(STICKY_TIMEOUT),
+        )
+        completed = RespondWorkflowTaskCompletedRequest(
+            task_token=task.task_token, namespace=NAMESPACE, commands=replay.commands(), identity=self.name,
+            sticky_attributes=sticky if self._rng.random() < 0.8 else None,
+            force_create_new_workflow_task=not self.is_healthy and self._rng.random() < 0.02,
+        )  # fmt: skip
+        await self._answer("RespondWorkflowTaskCompleted", completed)
+
+    async def _history(self, task: PollWorkflowTaskQueueResponse) -> list[HistoryEvent] | None:
+        """The whole history of a task's run; None when it could not be had."""
+        run_id = task.workflow_execution.run_id
+        events = list(task.history.events)
+        token = task.next_page_token
+        while token:
+            page = await self._page(task.workflow_execution, token)
+            if page is None:
+                return None
+            events.extend(page.history.events)
+            token = page.next_page_token
+        if self._rng.random() < self.faults.forgets:
+            self._cache.pop(run_id, None)
+        if not events or events[0].event_id != 1:
+            known = self._cache.get(run_id)
+            if known is None or not events or len(known) < events[0].event_id - 1:
+                events = await self._whole_history(task)
+                if events is None:
+                    return None
+            else:
+                events = known[: events[0].event_id - 1] + events
+        self._check(task, events)
+        # What a transient task shows is not history yet.
+        self._cache[run_id] = events[:-2] if task.attempt > 1 else events
+        return events
+
+    async def _page(self, execution: WorkflowExecution, token: bytes) -> Any:
+        request = GetWorkflowExecutionHistoryRequest(namespace=NAMESPACE, execution=execution, next_page_token=token)
+        try:
+            return await self._call("GetWorkflowExecutionHistory", request)
+        except ApiError:
+            return None
+
+    async def _whole_history(self, task: PollWorkflowTaskQueueResponse) -> list[HistoryEvent] | None:
+        """What an SDK does when a sticky task comes and it has lost its cache."""
+        events: list[HistoryEvent] = []
+        token = b""
+        while True:
+            page = await self._page(task.workflow_execution, token)
+            if page is None:
+                return None
+            events.extend(page.history.events)
+            token = page.next_page_token
+            if not token:
+                break
+        if task.attempt > 1:
+            return None if len(events) < task.started_event_id - 2 else events[: task.started_event_id - 2] + list(task.history.events)[-2:]
+        return events[: task.started_event_id] if len(events) >= task.started_event_id else None
+
+    def _check(self, task: PollWorkflowTaskQueueResponse, events: list[HistoryEvent]) -> None:
+        where = f"{task.workflow_execution.workflow_id}/{task.workflow_execution.run_id}"
+        ids = [event.event_id for event in events]
+        if ids != list(range(1, len(ids) + 1)):
+            self._auditor.fail(f"worker: {where}: task with event ids {ids}")
+        if events[-1].event_type != EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED or ids[-1] != task.started_event_id:
+            last = EventType.Name(events[-1].event_type)
+            self._auditor.fail(f"worker: {where}: task {task.started_event_id} (attempt {task.attempt}) ends with {ids[-1]} {last}")
+        self._auditor.saw(task.workflow_execution.run_id, events[:-2] if task.attempt > 1 else events)
+
+    # -- activities ---------------------------------------------------------------------------------------
+    async def _poll_activities(self) -> None:
+        request = PollActivityTaskQueueRequest(namespace=NAMESPACE, task_queue=TaskQueue(name="work"), identity=self.name)
+        while True:
+            try:
+                response = await self._network.call("PollActivityTaskQueue", request, timeout=70.0)
+            except ApiError:
+                await self._wait(1.0)
+                continue
+            if response.task_token:
+                self._spawn(self._do_activity(response))
+
+    async def _do_activity(self, task: PollActivityTaskQueueResponse) -> None:
+        operation: Operation = value_of(task.input, Operation)
+        if self._rng.random() < self.faults.vanishes:
+            return
+        works = operation.works / 1000
+        if operation.beats:
+            for beat in range(3):
+                request = RecordActivityTaskHeartbeatRequest(
+                    task_token=task.task_token, namespace=NAMESPACE, details=payloads(beat), identity=self.name
+                )
+                try:
+                    response = await self._call("RecordActivityTaskHeartbeat", request)
+                except ApiError:
+                    return
+                if response is not None and response.cancel_requested:
+                    canceled = RespondActivityTaskCanceledRequest(task_token=task.task_token, namespace=NAMESPACE, identity=self.name)
+                    await self._answer("RespondActivityTaskCanceled", canceled)
+                    return
+                await asyncio.sleep(works / 3)
+        else:
+            await asyncio.sleep(works)
+        if self._rng.random() < self.faults.late:
+            await asyncio.sleep(self._rng.uniform(1, 12))
+        await self._end_activity(task, operation)
+
+    async def _end_activity(self, task: PollActivityTaskQueueResponse, operation: Operation) -> None:
+        if not self.is_healthy and self._rng.random() < operation.failing:
+            info = ApplicationFailureInfo(type="Injected", non_retryable=self._rng.random() < 0.2)
+            failed = RespondActivityTaskFailedRequest(
+                task_token=task.task_token, namespace=NAMESPACE, identity=self.name,
+                failure=Failure(message="injected", application_failure_info=info),
+            )  # fmt: skip
+            await self._answer("RespondActivityTaskFailed", failed)
+            return
+        completed = RespondActivityTaskCompletedRequest(
+            task_token=task.task_token, namespace=NAMESPACE, identity=self.name, result=payloads(task.attempt)
+        )
+        await self._answer("RespondActivityTaskCompleted", completed)
