@@ -103,5 +103,5 @@ async def test_number_of_partitions_may_change(tmp_path: Path, before: int, afte
         for workflow_id in ids:
             await client.start_workflow(TenSteps.run, id=workflow_id, task_queue=QUEUE)
     async with Server(ServerSettings(grpc_port=0, metrics_port=None, database=database, partitions=after)) as server:
-        assert len(server.engine.partitions) == after
+        assert len(server.core.engine.partitions) == after
         await finish_all(server.grpc_address, ids)
