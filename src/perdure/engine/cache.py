@@ -35,8 +35,9 @@ class Cache:
 
     def touch(self, execution: AnyExecution) -> None:
         """Note that an execution was used, and how big it is now."""
-        self.size += execution.size - execution.counted_size
-        execution.counted_size = execution.size
+        size = execution.size
+        self.size += size - execution.counted_size
+        execution.counted_size = size
         self._runs[execution.uid] = execution
         self._runs.move_to_end(execution.uid)
 

@@ -41,7 +41,7 @@ class Execution(Generic[S, V]):
 
     __slots__ = (
         "changed", "counted_size", "dropped", "durable_event_id", "entries", "group", "header", "key", "kind", "pins", "scheduled",
-        "sequence", "size", "snapshot_sequence", "state", "tail", "tail_bytes", "volatile",
+        "sequence", "snapshot_sequence", "state", "tail", "tail_bytes", "volatile",
     )  # fmt: skip
 
     def __init__(self, kind: Kind[S, V], key: RunKey, header: Header, state: S, volatile: V) -> None:
@@ -59,7 +59,6 @@ class Execution(Generic[S, V]):
         self.tail: deque[HistoryBatch] = deque()
         self.tail_bytes = 0
         self.durable_event_id = 0
-        self.size = BASE_BYTES
         self.scheduled: set[Job] = set()
         self.entries: list[Any] = []
         self.changed: asyncio.Future[None] | None = None
@@ -68,12 +67,16 @@ class Execution(Generic[S, V]):
     def uid(self) -> int:
         return self.header.uid
 
+    @property
+    def size(self) -> int:
+        """Bytes of memory that this execution takes (estimated)."""
+        return BASE_BYTES + self.tail_bytes + self.kind.weight(self.state)
+
     def remember(self, row: JournalRow, limit: int) -> None:
         """Keep a journal row's events in the tail, dropping the oldest batches over the limit of bytes."""
         if row.event_count:
             self.tail.append(HistoryBatch(row.first_event_id, row.event_count, row.events))
             self.tail_bytes += len(row.events)
-        self.size += (len(row.events) + len(row.notes)) // 2
         while self.tail_bytes > limit and len(self.tail) > 1:
             self.tail_bytes -= len(self.tail.popleft().events)
 

@@ -262,7 +262,7 @@ class Partition:
             wake_at = header.wake_at
         visible = execution.kind.visible(execution.state)
         if not visible.is_open:
-            jobs = all_jobs(execution.kind, execution.state)
+            jobs = set(all_jobs(execution.kind, execution.state))
             if execution.entries:
                 self.timers.forget([entry for entry in execution.entries if entry.job not in jobs])
             ready = any(job.at == 0 for job in jobs)

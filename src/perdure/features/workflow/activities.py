@@ -182,6 +182,7 @@ def _ended(state: WorkflowState, scheduled_event_id: int) -> None:
     activity = state.activities.pop(scheduled_event_id, None)
     if activity is not None:
         state.activity_ids.pop(activity.activity_id, None)
+        state.pending_bytes -= activity.attributes.ByteSize()
 
 
 @applies(EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED)

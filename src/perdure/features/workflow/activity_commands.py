@@ -87,6 +87,7 @@ def _scheduled(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     at = timestamp_ns(event.event_time)
     activity = state.activities[event.event_id] = Activity(event.event_id, attributes, at, at)
     state.activity_ids[attributes.activity_id] = event.event_id
+    state.pending_bytes += attributes.ByteSize()
     touch(activity)
 
 

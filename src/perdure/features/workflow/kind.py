@@ -20,6 +20,11 @@ from perdure.features.workflow.step import WorkflowStep
 
 WORKFLOW = "workflow"
 
+# What parts take in memory beside the data they hold (measured).
+ACTIVITY_BYTES = 1_500
+SMALL_PART_BYTES = 400
+REQUEST_ID_BYTES = 150
+
 _STATE_CODEC: codec.Codec[WorkflowState] = codec.Codec(WorkflowState)
 
 
@@ -96,6 +101,10 @@ class WorkflowKind:
             memo=state.memo_bytes,
             details=b"",
         )
+
+    def weight(self, state: WorkflowState) -> int:
+        many = len(state.activities) * ACTIVITY_BYTES + (len(state.timers) + len(state.updates)) * SMALL_PART_BYTES
+        return many + len(state.signal_request_ids) * REQUEST_ID_BYTES + state.pending_bytes + len(state.memo_bytes) * 2
 
     def encode_state(self, state: WorkflowState, *, deterministic: bool = False) -> bytes:
         return codec.encode_deterministic(state) if deterministic else _STATE_CODEC.encode(state)

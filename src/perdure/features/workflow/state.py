@@ -184,6 +184,8 @@ class WorkflowState(msgspec.Struct):
     sticky_timeout: int = 0
     activities: dict[int, Activity] = {}
     activity_ids: dict[str, int] = {}
+    #: Of the pending activities' attributes, inputs included.
+    pending_bytes: int = 0
     timers: dict[str, Timer] = {}
     buffer: list[HistoryEvent] = []
     #: The next so many events of the journal were applied before (when they were buffered).
