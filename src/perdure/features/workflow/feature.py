@@ -26,6 +26,7 @@ from perdure.features.workflow.rpc.activity_answers import ActivityAnswers
 from perdure.features.workflow.rpc.activity_control import ActivityControlRpc
 from perdure.features.workflow.rpc.history import HistoryRpc
 from perdure.features.workflow.rpc.interaction import InteractionRpc
+from perdure.features.workflow.rpc.multi_operation import MultiOperationRpc
 from perdure.features.workflow.rpc.paging import HistoryPages
 from perdure.features.workflow.rpc.start import StartRpc
 from perdure.features.workflow.rpc.tasks import TaskRpc
@@ -59,7 +60,9 @@ def register(services: WorkflowServices, methods: MethodTable) -> None:
     ActivityControlRpc(services).register(methods)
     HistoryRpc(services, pages).register(methods)
     InteractionRpc(services).register(methods)
-    StartRpc(services).register(methods)
+    starts = StartRpc(services)
+    starts.register(methods)
+    MultiOperationRpc(services, starts).register(methods)
     TaskRpc(services, pages).register(methods)
     UpdateRpc(services).register(methods)
     VisibilityRpc(services).register(methods)
