@@ -59,11 +59,9 @@ _HEARTBEAT: Codec[Heartbeat] = Codec(Heartbeat)
 
 
 # -- starting -----------------------------------------------------------------------------------------------------
-def start_activity(
-    step: WorkflowStep, activity: Activity, identity: str, request_id: str, worker_version: WorkerVersionStamp | None = None
-) -> None:
+def start_activity(step: WorkflowStep, activity: Activity, identity: str, request_id: str) -> None:
     """Hand an attempt to a worker; durable before the worker sees it."""
-    step.note(notes.ActivityStarted(activity.scheduled_event_id, step.now, request_id, identity, worker_version))
+    step.note(notes.ActivityStarted(activity.scheduled_event_id, step.now, request_id, identity))
 
 
 @applies_note(notes.ActivityStarted)
@@ -73,7 +71,6 @@ def _started(state: WorkflowState, note: notes.ActivityStarted, touch: Touch) ->
     activity.started_stamp = activity.stamp
     activity.request_id = note.request_id
     activity.identity = note.identity
-    activity.worker_version = note.worker_version
     touch(activity)
 
 
@@ -94,11 +91,13 @@ def apply_heartbeat(state: WorkflowState, name: str, data: bytes | None, touch: 
 
 
 # -- ending -------------------------------------------------------------------------------------------------------
-def complete_activity(step: WorkflowStep, activity: Activity, result: Payloads | None, identity: str) -> None:
+def complete_activity(
+    step: WorkflowStep, activity: Activity, result: Payloads | None, identity: str, worker_version: WorkerVersionStamp | None = None
+) -> None:
     """It has a result. One that no worker has (its owner completes it by id) is started by the one who completes it."""
     if not activity.started_at:
         start_activity(step, activity, identity, "")
-    started_event_id = _write_started(step, activity)
+    started_event_id = _write_started(step, activity, worker_version)
     step.event(
         ActivityTaskCompletedEventAttributes(
             result=result, scheduled_event_id=activity.scheduled_event_id, started_event_id=started_event_id, identity=identity
@@ -120,12 +119,14 @@ def cancel_activity(step: WorkflowStep, activity: Activity, details: Payloads | 
     drop_heartbeat(step, activity)
 
 
-def fail_activity(step: WorkflowStep, activity: Activity, failure: Failure | None, identity: str) -> None:
+def fail_activity(
+    step: WorkflowStep, activity: Activity, failure: Failure | None, identity: str, worker_version: WorkerVersionStamp | None = None
+) -> None:
     """An attempt failed: retry it if the policy and the time left allow, else the activity has failed."""
-    retry_state = schedule_retry(step, activity, failure)
+    retry_state = schedule_retry(step, activity, failure, step.now)
     if retry_state == RetryState.RETRY_STATE_IN_PROGRESS:
         return
-    started_event_id = _write_started(step, activity)
+    started_event_id = _write_started(step, activity, worker_version)
     step.event(
         ActivityTaskFailedEventAttributes(
             failure=failure, scheduled_event_id=activity.scheduled_event_id, started_event_id=started_event_id, identity=identity,
@@ -141,7 +142,7 @@ def time_out_activity(step: WorkflowStep, job: ActivityTimeout) -> None:
     """A timeout struck: retry if that is still possible, else the activity has timed out."""
     activity = step.state.activities[job.scheduled_event_id]
     failure = activity_timeout(job.timeout_type)
-    retry_state = schedule_retry(step, activity, failure)
+    retry_state = schedule_retry(step, activity, failure, activity.last_attempt_complete_at)
     if retry_state == RetryState.RETRY_STATE_IN_PROGRESS:
         return
     if retry_state == RetryState.RETRY_STATE_TIMEOUT and job.timeout_type != TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START:
@@ -161,12 +162,15 @@ def time_out_activity(step: WorkflowStep, job: ActivityTimeout) -> None:
     schedule_task(step)
 
 
-def _write_started(step: WorkflowStep, activity: Activity) -> int:
-    """Write the started event that was put off; its id is known once it is numbered, together with what follows it."""
+def _write_started(step: WorkflowStep, activity: Activity, worker_version: WorkerVersionStamp | None = None) -> int:
+    """Write the started event that was put off; its id is known once it is numbered, together with what follows it.
+
+    worker_version: as the worker itself says with its answer; an attempt that ends without an answer shows none.
+    """
     event = step.event(
         ActivityTaskStartedEventAttributes(
             scheduled_event_id=activity.scheduled_event_id, identity=activity.identity, request_id=activity.request_id,
-            attempt=activity.attempt, last_failure=activity.last_failure, worker_version=activity.worker_version,
+            attempt=activity.attempt, last_failure=activity.last_failure, worker_version=worker_version,
         ),
         at=activity.started_at,
     )  # fmt: skip

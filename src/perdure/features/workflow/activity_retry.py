@@ -21,8 +21,11 @@ from perdure.features.workflow.validation import TIMEOUT_TYPE_NAMES, TIMEOUT_TYP
 RETRIED_TIMEOUTS = (TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE, TimeoutType.TIMEOUT_TYPE_HEARTBEAT)
 
 
-def schedule_retry(step: WorkflowStep, activity: Activity, failure: Failure | None) -> RetryState.ValueType:
-    """Schedule the next attempt if there may be one (IN_PROGRESS); otherwise say why not."""
+def schedule_retry(step: WorkflowStep, activity: Activity, failure: Failure | None, completed_at: int) -> RetryState.ValueType:
+    """Schedule the next attempt if there may be one (IN_PROGRESS); otherwise say why not.
+
+    completed_at: when a worker last said that an attempt is over, nanoseconds since the epoch, 0 for never: a timeout does not count.
+    """
     state = may_retry(activity, failure)
     if state != RetryState.RETRY_STATE_IN_PROGRESS:
         return state
@@ -36,7 +39,7 @@ def schedule_retry(step: WorkflowStep, activity: Activity, failure: Failure | No
         at = step.now + delay
     if activity.reset_heartbeat:
         drop_heartbeat(step, activity)
-    step.note(notes.ActivityRetryScheduled(activity.scheduled_event_id, at, step.now, bounded(step, failure)))
+    step.note(notes.ActivityRetryScheduled(activity.scheduled_event_id, at, completed_at, bounded(step, failure)))
     return state
 
 
@@ -117,7 +120,7 @@ def _retry_scheduled(state: WorkflowState, note: notes.ActivityRetryScheduled, t
     activity = state.activities[note.scheduled_event_id]
     activity.attempt += 1
     activity.last_failure = note.failure
-    activity.last_attempt_complete_at = note.failed_at
+    activity.last_attempt_complete_at = note.completed_at
     await_attempt(activity, note.at)
     touch(activity)
 

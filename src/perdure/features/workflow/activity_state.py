@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from temporalio.api.activity.v1 import ActivityOptions
-from temporalio.api.common.v1 import Payloads, Priority, RetryPolicy, WorkerVersionStamp
+from temporalio.api.common.v1 import Payloads, Priority, RetryPolicy
 from temporalio.api.enums.v1 import TimeoutType
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import ActivityTaskScheduledEventAttributes
@@ -53,7 +53,6 @@ class Activity(msgspec.Struct):
     started_at: int = 0
     request_id: str = ""
     identity: str = ""
-    worker_version: WorkerVersionStamp | None = None
     cancel_requested: bool = False
     cancel_requested_event_id: int = 0
     last_failure: Failure | None = None

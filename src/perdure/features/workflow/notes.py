@@ -87,15 +87,14 @@ class ActivityStarted(Note, frozen=True, tag="activity-started"):
     at: int
     request_id: str
     identity: str
-    worker_version: WorkerVersionStamp | None = None
 
 
 class ActivityRetryScheduled(Note, frozen=True, tag="activity-retry"):
-    """An attempt failed or timed out; the next one may start at `at`."""
+    """An attempt failed or timed out; the next one may start at `at`. completed_at: when a worker last said that an attempt is over."""
 
     scheduled_event_id: int
     at: int
-    failed_at: int
+    completed_at: int
     failure: Failure | None
 
 

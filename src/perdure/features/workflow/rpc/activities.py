@@ -28,7 +28,6 @@ from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.tokens import decode_token
 from perdure.features.workflow.validation import merge_priority
-from perdure.features.workflow.worker_versions import stamp_of
 from perdure.matching.task_queue import QueueKey, Task
 
 CLAIMS = 3
@@ -75,7 +74,7 @@ class ActivityRpc:
             if not step.state.is_open or activity is None or activity.stamp != job.stamp or activity.pause is not None:
                 return None
             if not activity.started_at:
-                start_activity(step, activity, request.identity, request_id, stamp_of(request))
+                start_activity(step, activity, request.identity, request_id)
             elif activity.request_id != request_id:
                 return None
             # Built here and now: by the time the start is durable the activity may have gone on.
@@ -100,7 +99,8 @@ class ActivityRpc:
 
     async def complete(self, request: RespondActivityTaskCompletedRequest, call: Call) -> RespondActivityTaskCompletedResponse:
         result = request.result if request.HasField("result") else None
-        await self._answers.complete(by_token(decode_token(request.task_token)), result, request.identity)
+        version = request.worker_version if request.HasField("worker_version") else None
+        await self._answers.complete(by_token(decode_token(request.task_token)), result, request.identity, version)
         return RespondActivityTaskCompletedResponse()
 
     async def fail(self, request: RespondActivityTaskFailedRequest, call: Call) -> RespondActivityTaskFailedResponse:
@@ -109,7 +109,9 @@ class ActivityRpc:
             raise invalid_argument("Failure must have ApplicationFailureInfo.")
         failure = request.failure if request.HasField("failure") else None
         details = request.last_heartbeat_details if request.HasField("last_heartbeat_details") else None
-        return RespondActivityTaskFailedResponse(failures=await self._answers.fail(target, failure, details, request.identity))
+        version = request.worker_version if request.HasField("worker_version") else None
+        problems = await self._answers.fail(target, failure, details, request.identity, version)
+        return RespondActivityTaskFailedResponse(failures=problems)
 
     async def cancel(self, request: RespondActivityTaskCanceledRequest, call: Call) -> RespondActivityTaskCanceledResponse:
         details = request.details if request.HasField("details") else None

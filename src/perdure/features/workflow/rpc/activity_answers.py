@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from temporalio.api.common.v1 import Payloads
+from temporalio.api.common.v1 import Payloads, WorkerVersionStamp
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.workflowservice.v1 import RecordActivityTaskHeartbeatResponse
 
@@ -92,18 +92,23 @@ class ActivityAnswers:
         await self._change(target, change)
         return response
 
-    async def complete(self, target: Target, result: Payloads | None, identity: str) -> None:
+    async def complete(
+        self, target: Target, result: Payloads | None, identity: str, worker_version: WorkerVersionStamp | None = None
+    ) -> None:
         self.check_identity(identity)
         if self._is_too_large(result):
             await self._fail(target, failures.RESULT_TOO_LARGE, identity)
             return
 
         def change(step: WorkflowStep, activity: Activity) -> None:
-            activities.complete_activity(step, activity, result, identity)
+            activities.complete_activity(step, activity, result, identity, worker_version)
 
         await self._change(target, change, may_be_unstarted=target.may_complete_unstarted)
 
-    async def fail(self, target: Target, failure: Failure | None, details: Payloads | None, identity: str) -> list[Failure]:
+    async def fail(
+        self, target: Target, failure: Failure | None, details: Payloads | None, identity: str,
+        worker_version: WorkerVersionStamp | None = None,
+    ) -> list[Failure]:  # fmt: skip
         """details: of a last heartbeat. Returns what was wrong with the answer itself."""
         self.check_identity(identity)
         check_retry_delays(failure)
@@ -120,7 +125,7 @@ class ActivityAnswers:
         def change(step: WorkflowStep, activity: Activity) -> None:
             if details is not None:
                 activities.heartbeat(step, activity, details)
-            activities.fail_activity(step, activity, failure, identity)
+            activities.fail_activity(step, activity, failure, identity, worker_version)
 
         await self._change(target, change)
         return problems
