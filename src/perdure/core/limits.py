@@ -205,7 +205,8 @@ class Limits:
     workflow_time_skipping_enabled: bool = _limit(False, "frontend.WorkflowTimeSkippingEnabled")
     # A workflow that skips for ever would spin.
     workflow_time_skips_per_session: int = _limit(200, "frontend.WorkflowTimeSkippingMaxSkipPerSession")
-    workflow_pause_enabled: bool = _limit(False, "frontend.WorkflowPauseEnabled")
+    # Off by default on the official server, as something new there.
+    workflow_pause_enabled: bool = _limit(True, "frontend.WorkflowPauseEnabled")
 
     @classmethod
     def from_dynamic_config(cls, values: Mapping[str, Any]) -> Limits:

@@ -25,6 +25,7 @@ from perdure.features.workflow import notes
 from perdure.features.workflow.activities import heartbeat
 from perdure.features.workflow.activity_retry import await_attempt, backoff, drop_heartbeat
 from perdure.features.workflow.activity_state import Activity, ActivityPause
+from perdure.features.workflow.pause import refresh_pause_info
 from perdure.features.workflow.registry import applies_note
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
@@ -107,6 +108,7 @@ def _paused(state: WorkflowState, note: notes.ActivityPaused, touch: Touch) -> N
     activity.pause = ActivityPause(note.at, note.identity, note.reason, note.request_id)
     if not activity.started_at:
         activity.stamp += 1
+    refresh_pause_info(state)
     touch(activity)
 
 
@@ -116,6 +118,7 @@ def _unpaused(state: WorkflowState, note: notes.ActivityUnpaused, touch: Touch) 
     activity.pause = None
     if note.reset_attempts:
         activity.attempt = 1
+    refresh_pause_info(state)
     touch(activity)
 
 
@@ -129,6 +132,7 @@ def _reset(state: WorkflowState, note: notes.ActivityReset, touch: Touch) -> Non
         activity.options = None
     if not note.keep_paused:
         activity.pause = None
+        refresh_pause_info(state)
     touch(activity)
 
 

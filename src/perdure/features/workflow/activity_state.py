@@ -114,7 +114,7 @@ class Activity(msgspec.Struct):
     def jobs(self, state: WorkflowState) -> Iterable[Job]:
         if not state.is_open:
             return
-        if not self.started_at and self.pause is None:
+        if not self.started_at and self.pause is None and not state.is_paused:
             # 0 is "at once": a first attempt does not wait for the clock to reach its own scheduling time.
             due = self.scheduled_at if self.scheduled_at > self.first_scheduled_at else 0
             yield DispatchActivityTask(due, self.scheduled_event_id, self.stamp)

@@ -11,6 +11,7 @@ from perdure.features.workflow import (
     activity_control,
     closing,
     interaction,
+    pause,
     properties,
     speculative,
     start,
@@ -24,6 +25,7 @@ from perdure.features.workflow.rpc.activities import ActivityRpc
 from perdure.features.workflow.rpc.activities_by_id import ActivityByIdRpc
 from perdure.features.workflow.rpc.activity_answers import ActivityAnswers
 from perdure.features.workflow.rpc.activity_control import ActivityControlRpc
+from perdure.features.workflow.rpc.control import ControlRpc
 from perdure.features.workflow.rpc.history import HistoryRpc
 from perdure.features.workflow.rpc.interaction import InteractionRpc
 from perdure.features.workflow.rpc.multi_operation import MultiOperationRpc
@@ -40,6 +42,7 @@ CONCERNS = (
     activity_control,
     closing,
     interaction,
+    pause,
     properties,
     speculative,
     start,
@@ -58,6 +61,7 @@ def register(services: WorkflowServices, methods: MethodTable) -> None:
     ActivityRpc(services, answers).register(methods)
     ActivityByIdRpc(answers).register(methods)
     ActivityControlRpc(services).register(methods)
+    ControlRpc(services).register(methods)
     HistoryRpc(services, pages).register(methods)
     InteractionRpc(services).register(methods)
     starts = StartRpc(services)

@@ -28,7 +28,7 @@ SCHEDULE_TO_START_TIMEOUT = 5 * SECOND
 def schedule_speculative_task(step: WorkflowStep) -> None:
     """Schedule a task that exists in memory only, unless a task is pending."""
     state = step.state
-    if step.task.is_pending:
+    if step.task.is_pending or state.is_paused:
         return
     step.volatile.last_serial += 1
     timeout = state.sticky_timeout if state.sticky_queue else SCHEDULE_TO_START_TIMEOUT

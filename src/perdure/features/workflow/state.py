@@ -139,6 +139,15 @@ class SpeculativeTask(WorkflowTask):
             yield SpeculativeTaskTimeout(self.schedule_to_start_deadline, self.serial, False)
 
 
+class WorkflowPause(msgspec.Struct, frozen=True):
+    """Who put the run on hold, when and why. request_id: pausing again with the same one changes nothing."""
+
+    at: int
+    identity: str
+    reason: str
+    request_id: str
+
+
 class Update(msgspec.Struct):
     """An update that history knows and that is not completed. The ids of its events are 0 as long as there is none.
 
@@ -209,10 +218,15 @@ class WorkflowState(msgspec.Struct):
     #: Update id → id of its completed event, which has the outcome.
     completed_updates: dict[str, int] = {}
     update_callbacks: list[UpdateCallback] = []
+    pause: WorkflowPause | None = None
 
     @property
     def is_open(self) -> bool:
         return self.status in (Status.RUNNING, Status.PAUSED)
+
+    @property
+    def is_paused(self) -> bool:
+        return self.status == Status.PAUSED
 
     @property
     def task_queue(self) -> str:

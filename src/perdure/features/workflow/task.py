@@ -48,6 +48,7 @@ BACKOFF_MAXIMUM = 600 * SECOND
 RESETS_ATTEMPT = (
     WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW,
     WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_FAILOVER_CLOSE_COMMAND,
+    WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_PAUSE_REQUESTED_BEFORE_TASK_STARTED,
 )
 
 
@@ -58,7 +59,7 @@ def schedule_task(step: WorkflowStep, *, original_scheduled_at: int = 0) -> None
     original_scheduled_at: of the first task of a heartbeat, 0 for a task of its own.
     """
     state = step.state
-    if step.task.is_pending or state.first_task_pending or not state.is_open:
+    if step.task.is_pending or state.first_task_pending or state.is_paused or not state.is_open:
         return
     is_new = step.has_waiting_events
     step.flush()
@@ -336,6 +337,8 @@ def _transient_failed(state: WorkflowState, note: notes.TransientTaskFailed, tou
     _end(state, touch, counts=True)
     state.task.last_failure_cause = note.cause
     state.task.last_failure = note.failure
+    if note.cause in RESETS_ATTEMPT:
+        state.task.attempt = 1
 
 
 @applies(EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
