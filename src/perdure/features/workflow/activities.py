@@ -41,7 +41,7 @@ from perdure.features.workflow import notes
 from perdure.features.workflow.activity_retry import drop_heartbeat, heartbeat_name, schedule_retry
 from perdure.features.workflow.activity_state import Activity
 from perdure.features.workflow.failures import NO_TIME_TO_RETRY, activity_timeout
-from perdure.features.workflow.jobs import ActivityTimeout
+from perdure.features.workflow.jobs import ActivityTimeout, HeartbeatTimeout
 from perdure.features.workflow.registry import applies, applies_note
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
@@ -138,14 +138,23 @@ def fail_activity(
 
 
 @decides(ActivityTimeout)
-def time_out_activity(step: WorkflowStep, job: ActivityTimeout) -> None:
+def activity_timed_out(step: WorkflowStep, job: ActivityTimeout) -> None:
+    time_out_activity(step, step.state.activities[job.scheduled_event_id])
+
+
+@decides(HeartbeatTimeout)
+def heartbeat_missed(step: WorkflowStep, job: HeartbeatTimeout) -> None:
+    time_out_activity(step, step.state.activities[job.scheduled_event_id])
+
+
+def time_out_activity(step: WorkflowStep, activity: Activity) -> None:
     """A timeout struck: retry if that is still possible, else the activity has timed out."""
-    activity = step.state.activities[job.scheduled_event_id]
-    failure = activity_timeout(job.timeout_type)
+    _, timeout_type = min(activity.timeouts())  # of two that strike at the same time, the one with the smaller number counts
+    failure = activity_timeout(timeout_type)
     retry_state = schedule_retry(step, activity, failure, activity.last_attempt_complete_at)
     if retry_state == RetryState.RETRY_STATE_IN_PROGRESS:
         return
-    if retry_state == RetryState.RETRY_STATE_TIMEOUT and job.timeout_type != TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START:
+    if retry_state == RetryState.RETRY_STATE_TIMEOUT and timeout_type != TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START:
         # What the attempt died of is not the point: the activity as a whole has no time left.
         failure = activity_timeout(TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE, NO_TIME_TO_RETRY)
     if activity.heartbeat_details is not None:

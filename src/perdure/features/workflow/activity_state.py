@@ -17,7 +17,7 @@ from temporalio.api.history.v1 import ActivityTaskScheduledEventAttributes
 
 from perdure.core.clock import duration_ns
 from perdure.core.jobs import Job
-from perdure.features.workflow.jobs import ActivityTimeout, DispatchActivityTask
+from perdure.features.workflow.jobs import ActivityTimeout, DispatchActivityTask, HeartbeatTimeout
 
 if TYPE_CHECKING:
     from perdure.features.workflow.state import WorkflowState
@@ -94,22 +94,22 @@ class Activity(msgspec.Struct):
         timeout = duration_ns(self.attributes.schedule_to_close_timeout)
         return self.first_scheduled_at + timeout if timeout else 0
 
-    def deadline(self) -> tuple[int, int] | None:
-        """The earliest timeout: (when, TimeoutType), or None when no timeout runs. Nothing times out while paused."""
+    def timeouts(self) -> list[tuple[int, int]]:
+        """The timeouts that run: (when it strikes, TimeoutType). None while paused."""
         if self.pause is not None:
-            return None
+            return []
         settings = self.settings
-        deadlines: list[tuple[int, int]] = []
+        timeouts: list[tuple[int, int]] = []
         if timeout := duration_ns(settings.schedule_to_close_timeout):
-            deadlines.append((self.first_scheduled_at + timeout, TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE))
+            timeouts.append((self.first_scheduled_at + timeout, TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE))
         if self.started_at:
             if timeout := duration_ns(settings.start_to_close_timeout):
-                deadlines.append((self.started_at + timeout, TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE))
+                timeouts.append((self.started_at + timeout, TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE))
             if timeout := duration_ns(settings.heartbeat_timeout):
-                deadlines.append((max(self.started_at, self.heartbeat_at) + timeout, TimeoutType.TIMEOUT_TYPE_HEARTBEAT))
+                timeouts.append((max(self.started_at, self.heartbeat_at) + timeout, TimeoutType.TIMEOUT_TYPE_HEARTBEAT))
         elif timeout := duration_ns(settings.schedule_to_start_timeout):
-            deadlines.append((self.scheduled_at + timeout, TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START))
-        return min(deadlines, default=None)
+            timeouts.append((self.scheduled_at + timeout, TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START))
+        return timeouts
 
     def jobs(self, state: WorkflowState) -> Iterable[Job]:
         if not state.is_open:
@@ -118,6 +118,11 @@ class Activity(msgspec.Struct):
             # 0 is "at once": a first attempt does not wait for the clock to reach its own scheduling time.
             due = self.scheduled_at if self.scheduled_at > self.first_scheduled_at else 0
             yield DispatchActivityTask(due, self.scheduled_event_id, self.stamp)
-        deadline = self.deadline()
-        if deadline is not None:
-            yield ActivityTimeout(deadline[0], self.scheduled_event_id, self.stamp, deadline[1])
+        fixed: list[tuple[int, int]] = []
+        for at, timeout_type in self.timeouts():
+            if timeout_type == TimeoutType.TIMEOUT_TYPE_HEARTBEAT:
+                yield HeartbeatTimeout(at, self.scheduled_event_id, self.started_at, duration_ns(self.settings.heartbeat_timeout))
+            else:
+                fixed.append((at, timeout_type))
+        if fixed:
+            yield ActivityTimeout(min(fixed)[0], self.scheduled_event_id, self.stamp)

@@ -85,11 +85,38 @@ class DispatchActivityTask(EffectJob, frozen=True):
 
 
 class ActivityTimeout(PureJob, frozen=True):
-    """The earliest of an activity's timeouts strikes. timeout_type: ``temporal.api.enums.v1.TimeoutType``."""
+    """The earliest of an activity's timeouts strikes, those for heartbeats aside."""
 
     scheduled_event_id: int
     stamp: int
-    timeout_type: int
 
     def part(self, state: WorkflowState) -> Part | None:
         return state.activities.get(self.scheduled_event_id)
+
+
+class HeartbeatTimeout(PureJob, frozen=True, eq=False):
+    """An attempt has not been heard of for so long (timeout, nanoseconds).
+
+    Every heartbeat moves it away. So all of one attempt are the same job, and wait in the timers once: when its first time comes, it is asked again.
+    """
+
+    scheduled_event_id: int
+    started_at: int
+    timeout: int
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HeartbeatTimeout) and self._attempt == other._attempt
+
+    def __hash__(self) -> int:
+        return hash(self._attempt)
+
+    @property
+    def _attempt(self) -> tuple[int, int, int]:
+        return self.scheduled_event_id, self.started_at, self.timeout
+
+    def part(self, state: WorkflowState) -> Part | None:
+        return state.activities.get(self.scheduled_event_id)
+
+    def is_current(self, state: WorkflowState, volatile: object) -> bool:
+        part = self.part(state)
+        return part is not None and any(self == job and self.at == job.at for job in part.jobs(state))
