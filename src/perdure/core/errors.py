@@ -70,10 +70,12 @@ def workflow_not_ready(message: str) -> ApiError:
     return ApiError(Code.FAILED_PRECONDITION, message, details.WorkflowNotReadyFailure())
 
 
-def already_started(message: str, start_request_id: str, run_id: str) -> ApiError:
-    return ApiError(
-        Code.ALREADY_EXISTS, message, details.WorkflowExecutionAlreadyStartedFailure(start_request_id=start_request_id, run_id=run_id)
+def already_started(message: str, start_request_id: str, run_id: str, first_run_id: str = "") -> ApiError:
+    """first_run_id: of the chain of runs that `run_id` belongs to."""
+    failure = details.WorkflowExecutionAlreadyStartedFailure(
+        start_request_id=start_request_id, run_id=run_id, first_execution_run_id=first_run_id
     )
+    return ApiError(Code.ALREADY_EXISTS, message, failure)
 
 
 def permission_denied(message: str, reason: str = "") -> ApiError:

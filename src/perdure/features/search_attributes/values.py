@@ -151,7 +151,8 @@ def _is_time(text: str) -> bool:
 
 def _bad_value(name: str, value_type: int, payload: Payload) -> ApiError:
     try:
-        shown = _shown(_decode(payload))
+        is_bytes = payload.metadata.get("encoding") == b"binary/plain"
+        shown = _shown(list(payload.data)) if is_bytes else _shown(_decode(payload))
     except _BadValueError:
         shown = f"value from <{_shown_payload(payload)}>"
     return invalid_argument(f"invalid value for search attribute {name} of type {type_name(value_type)}: {shown}")

@@ -18,7 +18,7 @@ from temporalio.api.history.v1 import (
 from perdure.core.clock import timestamp_ns
 from perdure.core.execution import Touch
 from perdure.core.jobs import decides
-from perdure.features.workflow.completion import Completion, CommandRefused
+from perdure.features.workflow.completion import CommandRefused, Completion
 from perdure.features.workflow.jobs import RunTimeout
 from perdure.features.workflow.registry import applies, command
 from perdure.features.workflow.state import Status, WorkflowState

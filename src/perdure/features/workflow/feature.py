@@ -11,6 +11,7 @@ from perdure.features.workflow import (
     activity_control,
     closing,
     interaction,
+    options,
     pause,
     properties,
     speculative,
@@ -42,6 +43,7 @@ CONCERNS = (
     activity_control,
     closing,
     interaction,
+    options,
     pause,
     properties,
     speculative,
@@ -64,9 +66,10 @@ def register(services: WorkflowServices, methods: MethodTable) -> None:
     ControlRpc(services).register(methods)
     HistoryRpc(services, pages).register(methods)
     InteractionRpc(services).register(methods)
-    starts = StartRpc(services)
+    tasks = TaskRpc(services, pages)
+    tasks.register(methods)
+    starts = StartRpc(services, tasks)
     starts.register(methods)
     MultiOperationRpc(services, starts).register(methods)
-    TaskRpc(services, pages).register(methods)
     UpdateRpc(services).register(methods)
     VisibilityRpc(services).register(methods)

@@ -12,9 +12,9 @@ from temporalio.api.history.v1 import (
     WorkflowExecutionSignaledEventAttributes,
 )
 
-from perdure.core.errors import ApiError, Code, busy_workflow, not_found
+from perdure.core.errors import busy_workflow, invalid_argument, not_found
 from perdure.core.execution import Touch
-from perdure.features.workflow.registry import applies
+from perdure.features.workflow.registry import applies, numbered
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task import end_first_backoff, schedule_task
@@ -28,14 +28,16 @@ def signal(
 ) -> None:  # fmt: skip
     """Record a signal, once per request id. Raises ApiError when the run is closed, or closing, or has had too many signals."""
     state = step.state
-    if not state.is_open:
-        raise not_found(CLOSED)
     if request_id and request_id in state.signal_request_ids:
         return
+    if not state.is_open:
+        raise not_found(CLOSED)
+    if input is not None and input.ByteSize() > step.limits.blob_size_error_bytes:
+        raise invalid_argument("Blob data size exceeds limit.")
+    if state.signal_count >= step.limits.signals_per_execution > 0:
+        raise invalid_argument("exceeded workflow execution limit for signal events")
     if state.close_attempted and step.task.is_started:
         raise busy_workflow("workflow operation can not be applied because workflow is closing")
-    if state.signal_count >= step.limits.signals_per_execution > 0:
-        raise ApiError(Code.INVALID_ARGUMENT, "exceeded workflow execution limit for signal events")
     step.event(
         WorkflowExecutionSignaledEventAttributes(
             signal_name=name, input=input, identity=identity, header=header, external_workflow_execution=external, request_id=request_id
@@ -51,7 +53,14 @@ def _signaled(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     state.signal_count += 1
     request_id = event.workflow_execution_signaled_event_attributes.request_id
     if request_id:
-        state.signal_request_ids[request_id] = True
+        state.signal_request_ids[request_id] = 0
+
+
+@numbered(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED)
+def _signal_numbered(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
+    request_id = event.workflow_execution_signaled_event_attributes.request_id
+    if request_id:
+        state.signal_request_ids[request_id] = event.event_id
 
 
 def request_cancel(

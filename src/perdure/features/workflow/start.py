@@ -12,6 +12,7 @@ from temporalio.api.sdk.v1 import UserMetadata
 from perdure.core.clock import duration_ns, timestamp_ns
 from perdure.core.execution import Touch
 from perdure.features.workflow import notes
+from perdure.features.workflow.options import keep_callbacks
 from perdure.features.workflow.properties import merge_memo, merge_search_attributes
 from perdure.features.workflow.registry import applies, applies_note
 from perdure.features.workflow.state import WorkflowState
@@ -61,6 +62,11 @@ def _started(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     for large in ("input", "header", "memo", "search_attributes", "last_completion_result", "continued_failure"):
         attributes.ClearField(large)  # history keeps them; a sleeping run should not
     state.started = attributes
+    if state.start_request_id:
+        state.request_ids[state.start_request_id] = (event.event_type, event.event_id)
+    keep_callbacks(state, event, event.workflow_execution_started_event_attributes.completion_callbacks, state.start_request_id)
+    if attributes.HasField("versioning_override"):
+        state.versioning_override = attributes.versioning_override
     state.start_at = timestamp_ns(event.event_time)
     backoff = duration_ns(attributes.first_workflow_task_backoff)
     state.execution_at = state.start_at + backoff

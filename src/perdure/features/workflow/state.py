@@ -13,9 +13,11 @@ from temporalio.api.common.v1 import Callback, Payload, Priority, RetryPolicy, W
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionStartedEventAttributes
 from temporalio.api.sdk.v1 import UserMetadata
+from temporalio.api.workflow.v1 import VersioningOverride
 
 from perdure.core.jobs import Job, Part
 from perdure.features.workflow.activity_state import Activity
+from perdure.features.workflow.callbacks import CompletionCallback
 from perdure.features.workflow.jobs import (
     DispatchSpeculativeTask,
     DispatchWorkflowTask,
@@ -203,9 +205,13 @@ class WorkflowState(msgspec.Struct):
     cancel_request_id: str = ""
     close_attempted: bool = False
     signal_count: int = 0
-    signal_request_ids: dict[str, bool] = {}
+    #: Request id → event id, 0 while the event is buffered.
+    signal_request_ids: dict[str, int] = {}
     start_request_id: str = ""
+    #: Of starts, attachments and updates: request id → (event type, event id); event id 0 while the event is buffered.
     request_ids: dict[str, tuple[int, int]] = {}
+    callbacks: list[CompletionCallback] = []
+    versioning_override: VersioningOverride | None = None
     memo: dict[str, Payload] = {}
     search_attributes: dict[str, Payload] = {}
     memo_bytes: bytes = b""

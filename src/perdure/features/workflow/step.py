@@ -99,6 +99,8 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
         super().__init__(*arguments)
         self.limits = limits
         self.namespaces = namespaces
+        #: The size that the history had before this step: what a task that starts in this step is told.
+        self.history_size = self.state.history_size
         self._waiting: list[HistoryEvent] = []
 
     @property

@@ -157,14 +157,14 @@ def start_task(step: WorkflowStep, identity: str, request_id: str, worker_versio
     if task.status == TaskStatus.SCHEDULED:
         step.event(
             WorkflowTaskStartedEventAttributes(
-                scheduled_event_id=task.scheduled_event_id, identity=identity, request_id=request_id, history_size_bytes=state.history_size,
+                scheduled_event_id=task.scheduled_event_id, identity=identity, request_id=request_id, history_size_bytes=step.history_size,
                 suggest_continue_as_new=bool(reasons), suggest_continue_as_new_reasons=reasons, worker_version=worker_version,
             )
         )  # fmt: skip
     elif task.status == TaskStatus.TRANSIENT_SCHEDULED:
-        step.note(notes.TransientTaskStarted(step.now, request_id, identity, state.history_size, [int(r) for r in reasons], worker_version))
+        step.note(notes.TransientTaskStarted(step.now, request_id, identity, step.history_size, [int(r) for r in reasons], worker_version))
     else:
-        _start(task, TaskStatus.SPECULATIVE_STARTED, step.now, request_id, identity, state.history_size, [int(r) for r in reasons])
+        _start(task, TaskStatus.SPECULATIVE_STARTED, step.now, request_id, identity, step.history_size, [int(r) for r in reasons])
         step.touch_volatile(task)
         task.worker_version = worker_version
 

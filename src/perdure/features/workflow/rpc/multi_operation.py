@@ -36,7 +36,6 @@ from perdure.features.workflow.services import WorkflowServices, step_of
 from perdure.features.workflow.state import Status, WorkflowState
 from perdure.features.workflow.update_registry import PendingUpdate
 from perdure.features.workflow.updates import admit, is_known
-from perdure.features.workflow.validation import check_task_queue
 
 Response = ExecuteMultiOperationResponse.Response
 
@@ -66,7 +65,7 @@ class MultiOperationRpc:
         methods.handle("ExecuteMultiOperation", self.execute)
 
     async def execute(self, request: ExecuteMultiOperationRequest, call: Call) -> ExecuteMultiOperationResponse:
-        start, update = self._prepare(request)
+        start, update = self._prepare(request, call.namespace_id)
         services = self._services
         patience = Patience(services.clock, call, services.limits.history_long_poll_ns)
         retried, began = False, ""
@@ -90,14 +89,14 @@ class MultiOperationRpc:
                 raise refused(None if begun.started else _aborted(), error) from None
 
     # -- checks ---------------------------------------------------------------------------------------------
-    def _prepare(self, request: ExecuteMultiOperationRequest) -> tuple[StartWorkflowExecutionRequest, UpdateWorkflowExecutionRequest]:
+    def _prepare(self, request: ExecuteMultiOperationRequest, namespace_id: str) -> tuple[StartWorkflowExecutionRequest, UpdateWorkflowExecutionRequest]:
         """The two operations, checked and filled in. Raises ApiError."""
         operations = request.operations
         variants = [operation.WhichOneof("operation") for operation in operations]
         if variants != ["start_workflow", "update_workflow"]:
             raise invalid_argument("Operations have to be exactly [Start, Update].")
         start, update = operations[0].start_workflow, operations[1].update_workflow
-        start_error = _error_of(lambda: self._prepare_start(start, request.namespace))
+        start_error = _error_of(lambda: self._prepare_start(start, request.namespace, namespace_id))
         update_error = _error_of(lambda: self._prepare_update(update, request.namespace))
         if start_error is None and update_error is None and start.workflow_id != update.workflow_execution.workflow_id:
             update_error = invalid_argument("WorkflowId is not consistent with previous operation(s).")
@@ -105,16 +104,12 @@ class MultiOperationRpc:
             raise refused(start_error or _aborted(), update_error or _aborted())
         return start, update
 
-    def _prepare_start(self, start: StartWorkflowExecutionRequest, namespace: str) -> None:
+    def _prepare_start(self, start: StartWorkflowExecutionRequest, namespace: str, namespace_id: str) -> None:
         if start.namespace not in ("", namespace):
             raise invalid_argument("Operation namespace did not match request's namespace.")
-        if not start.workflow_id:
-            raise invalid_argument("WorkflowId is not set on request.")
-        if not start.workflow_type.name:
-            raise invalid_argument("WorkflowType is not set on request.")
-        check_task_queue(start.task_queue if start.HasField("task_queue") else None, self._services.limits.max_id_length)
         if not start.namespace:
             raise namespace_not_found("")
+        self._starts.prepare(start, namespace_id)
         if start.cron_schedule:
             raise invalid_argument("CronSchedule is not allowed.")
         if start.request_eager_execution:

@@ -22,7 +22,6 @@ from perdure.core.errors import already_started
 from perdure.core.execution import ChainKey
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow.closing import SERVER_IDENTITY, terminate
-from perdure.features.workflow.cron import cron_backoff
 from perdure.features.workflow.interaction import signal
 from perdure.features.workflow.kind import WORKFLOW
 from perdure.features.workflow.links import event_link, request_link
@@ -104,7 +103,7 @@ class StartRpc:
         execution = await self._services.run(key.namespace_id, key.business_id, response.run_id)
         task = execution.state.task
         if execution.state.started.eager_execution_accepted and task.status == TaskStatus.STARTED and task.started_event_id == 3:
-            response.eager_workflow_task.CopyFrom(await self._tasks.task_response(execution, is_sticky=False))
+            response.eager_workflow_task.CopyFrom(await self._tasks.task_response(execution, [], is_sticky=False))
 
     async def signal_with_start(
         self, request: SignalWithStartWorkflowExecutionRequest, call: Call
@@ -238,7 +237,7 @@ def _has_backoff(request: StartRequest) -> bool:
 
 def _start(request: StartRequest, retention: int, now: int) -> Start:
     """The started event of a request."""
-    backoff = duration_ns(request.workflow_start_delay) or cron_backoff(request.cron_schedule, now, now) or 0
+    backoff = duration_ns(request.workflow_start_delay)
     attributes = WorkflowExecutionStartedEventAttributes(
         workflow_type=request.workflow_type, identity=request.identity, attempt=1, cron_schedule=request.cron_schedule,
         task_queue=TaskQueue(name=request.task_queue.name, kind=TaskQueueKind.TASK_QUEUE_KIND_NORMAL),

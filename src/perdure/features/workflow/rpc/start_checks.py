@@ -6,9 +6,8 @@ The order matters to nobody but a client that makes two mistakes at once; it is 
 from __future__ import annotations
 
 from google.protobuf.duration_pb2 import Duration
-from temporalio.api.enums.v1 import WorkflowIdConflictPolicy, WorkflowIdReusePolicy
+from temporalio.api.enums.v1 import NamespaceState, WorkflowIdConflictPolicy, WorkflowIdReusePolicy
 from temporalio.api.errordetails.v1 import NamespaceInvalidStateFailure
-from temporalio.api.enums.v1 import NamespaceState
 from temporalio.api.workflowservice.v1 import SignalWithStartWorkflowExecutionRequest, StartWorkflowExecutionRequest
 
 from perdure.core.clock import MINUTE, duration_ns, to_duration
@@ -18,7 +17,6 @@ from perdure.core.limits import Limits
 from perdure.features.namespace.registry import Namespace
 from perdure.features.search_attributes.values import validate_search_attributes
 from perdure.features.workflow.callbacks import check_callbacks
-from perdure.features.workflow.cron import check_cron
 from perdure.features.workflow.links import check_links, without_callback_links
 from perdure.features.workflow.properties import is_null
 from perdure.features.workflow.validation import (
@@ -47,7 +45,6 @@ def check_start(request: StartWorkflowExecutionRequest, namespace: Namespace, li
     _check_workflow_id(request.workflow_id, limits)
     _check_retry_policy(request, limits)
     _check_delay(request)
-    check_cron(request.cron_schedule, now)
     if not request.workflow_type.name:
         raise invalid_argument("WorkflowType is not set on request.")
     if _is_too_long(request.workflow_type.name, limits):
@@ -99,7 +96,6 @@ def check_signal_with_start(
     _check_search_attributes(request, namespace, limits)
     check_priority(request.priority)
     check_links(request.links, (), limits)
-    check_cron(request.cron_schedule, now)
     _check_time_skipping(request)
     _finish(request, limits)
     if request.signal_input.ByteSize() > limits.blob_size_error_bytes:
