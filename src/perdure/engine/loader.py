@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from perdure.core.errors import unavailable
 from perdure.core.execution import ChainKey, Kind, RunKey, Visible, untouched
 from perdure.core.records import Note
 from perdure.engine.cache import Cache
 from perdure.engine.live import AnyExecution, Chain, Execution
-from perdure.store.protocol import Header, JournalRow, Store
+from perdure.store.protocol import Header, JournalRow, Store, StoreError
 
 
 class Loader:
@@ -38,7 +39,7 @@ class Loader:
             self._kept.pop(key, None)
 
     async def chain(self, key: ChainKey, run_id: str | None) -> Chain:
-        """The chain, with its current run and the asked-for run (if they exist) in memory."""
+        """The chain, with its current run and the asked-for run (if they exist) in memory. Raises ApiError UNAVAILABLE when the store fails."""
         while True:
             chain = self._cache.chains.get(key)
             if chain is not None:
@@ -62,6 +63,8 @@ class Loader:
             self._loading[key] = future
             try:
                 found = await self._load(key, run_id)
+            except StoreError as error:
+                raise unavailable("The store cannot be read at the moment. Try again.") from error
             finally:
                 del self._loading[key]
                 future.set_result(None)

@@ -389,7 +389,10 @@ class Partition:
         header = execution.header
         if (header.ready, header.wake_at) != (ready, wake_at) and not self.writer.is_fenced:
             header.ready, header.wake_at = ready, wake_at
-            self.writer.open_group().add_header(replace(header))
+            group = self.writer.open_group()
+            group.add_header(replace(header))
+            # Who loaded the old header now and found it good enough would be overwritten by this one.
+            self.cache.settle(execution.key.chain, group.finished)
         self._write_snapshot(execution)
         self.timers.forget(execution.entries)
         execution.entries.clear()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 from perdure.core.clock import Clock
 from perdure.matching.task_queue import Poller, QueueKey, Task, TaskQueue
@@ -60,6 +61,18 @@ class Matching:
             if not future.done() or future.cancelled() or future.result() is None:
                 queue.forget(poller)
             queue.last_poll_at = self.clock.now()
+
+    @contextmanager
+    def held(self, key: QueueKey, task: Task) -> Generator[None]:
+        """While a task is being given to its worker: if that fails (the store, a caller who has gone), the task goes back to its queue.
+
+        It may have been claimed nevertheless; then the next worker finds it stale.
+        """
+        try:
+            yield
+        except BaseException:
+            self.queue(key).add(task)
+            raise
 
     def drain(self) -> None:
         """Answer every waiting poll with nothing, and new ones at once."""

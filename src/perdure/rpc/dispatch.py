@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from perdure.core.call import Call, Handler, Method, MethodTable
-from perdure.core.errors import ApiError, Code, unimplemented
+from perdure.core.errors import ApiError, Code, unavailable, unimplemented
 from perdure.core.ids import IdSource
 from perdure.observability.rpc_metrics import RpcMetrics
 from perdure.rpc.checks import Checks
+from perdure.store.protocol import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,11 @@ class Dispatcher:
             except asyncio.CancelledError:
                 timing.end()
                 raise
+            except StoreError as error:
+                log.warning("%s: %s", operation, error)
+                told = unavailable("The store cannot be read at the moment. Try again.")
+                timing.failed(told)
+                raise told from error
             except Exception as error:
                 told = self.bug(operation, error)
                 timing.failed(told)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perdure.core.execution import all_jobs
-from perdure.core.jobs import Job, PureJob
+from perdure.core.jobs import EffectJob, Job
 from perdure.engine.engine import Engine
 from perdure.engine.live import AnyExecution
 from perdure.engine.loader import fold
@@ -94,10 +94,12 @@ class Inspector:
             self._fail(execution, f"{what}: {_difference(execution.state, state)}")
 
     def _look_at_jobs(self, execution: AnyExecution, jobs: set[Job], before: set[Job] | None) -> None:
-        """Every job that the state implies is waiting for its time. An effect may have had its time in an earlier step."""
+        """Every job that the state implies is waiting for its time, or its part is asked again earlier. An effect may have had its time before this step."""
         for job in jobs:
-            is_new = before is not None and job not in before
-            if job not in execution.scheduled and (is_new or isinstance(job, PureJob)):
+            if job in execution.scheduled or (isinstance(job, EffectJob) and (before is None or job in before)):
+                continue
+            part = job.part(execution.state)
+            if not any(earlier.at <= job.at and earlier.part(execution.state) is part for earlier in execution.scheduled):
                 self._fail(execution, f"{job} is implied by the state but not scheduled: an applier did not touch its part")
 
     def _look_at_header(self, execution: AnyExecution, jobs: set[Job]) -> None:

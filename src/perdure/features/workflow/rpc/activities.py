@@ -55,7 +55,8 @@ class ActivityRpc:
             task = await self._services.matching.poll(key, request.identity, until, is_connected=call.is_connected)
             if task is None:
                 return PollActivityTaskQueueResponse()
-            response = await self._claim(task, request)
+            with self._services.matching.held(key, task):
+                response = await self._claim(task, request)
             if response is not None:
                 return response
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from temporalio.api.common.v1 import WorkflowExecution as WorkflowExecutionId
 from temporalio.api.enums.v1 import WorkflowTaskFailedCause
-from temporalio.api.history.v1 import History
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.protocol.v1 import Message
 from temporalio.api.workflowservice.v1 import (
     PollWorkflowTaskQueueRequest,
@@ -26,11 +28,11 @@ from perdure.features.workflow.completion import Completion, complete_task
 from perdure.features.workflow.effects import WORKFLOW_QUEUE
 from perdure.features.workflow.interaction import CLOSED
 from perdure.features.workflow.rpc.paging import HistoryPages
-from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
+from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.state import TaskStatus, WorkflowTask
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task import fail_task, schedule_task, start_task, task_events
-from perdure.features.workflow.tokens import TaskToken, decode_token, encode_token
+from perdure.features.workflow.tokens import TaskToken, decode_token, encode_token, run_key
 from perdure.features.workflow.update_messages import outgoing
 from perdure.features.workflow.worker_versions import stamp_of
 from perdure.matching.task_queue import QueueKey, Task
@@ -58,7 +60,8 @@ class TaskRpc:
             task = await self._services.matching.poll(key, request.identity, until, is_connected=call.is_connected)
             if task is None:
                 return PollWorkflowTaskQueueResponse()
-            response = await self._start(task, request)
+            with self._services.matching.held(key, task):
+                response = await self._start(task, request)
             if response is not None:
                 return response
 
@@ -67,52 +70,38 @@ class TaskRpc:
         key, job = task.key, task.job
         assert job is not None
 
-        def decide(step: WorkflowStep, transaction: Transaction) -> list[Message] | None:
+        def decide(step: WorkflowStep, transaction: Transaction) -> Handed | None:
             if not step.state.is_open or not job.is_current(step.state, step.volatile):
                 return None
             if step.volatile.speculative is not None and not step.volatile.updates:
                 step.set_speculative(None)  # what it was scheduled for has gone
                 return None
             start_task(step, request.identity, transaction.ids.uuid(), stamp_of(request))
-            return outgoing(step, include_sent=True)
+            is_sticky = request.task_queue.name != step.state.task_queue
+            return hand_out(step, outgoing(step, include_sent=True), is_sticky=is_sticky)
 
         try:
-            messages = await self._services.step(key.namespace_id, key.business_id, key.run_id, decide)
-            if messages is None:
-                return None
+            handed = await self._services.step(key.namespace_id, key.business_id, key.run_id, decide)
+            return await self.with_history(key, handed) if handed is not None else None
         except ApiError as error:
             if error.code.name == "NOT_FOUND":
                 return None
             raise
-        execution = await self._services.run(key.namespace_id, key.business_id, key.run_id)
-        is_sticky = request.task_queue.name != execution.state.task_queue
-        return await self.task_response(execution, messages, is_sticky=is_sticky)
 
-    async def task_response(self, execution: WorkflowExecution, messages: list[Message], *, is_sticky: bool) -> PollWorkflowTaskQueueResponse:
-        """The started task as a worker gets it: with the history it has not seen (sticky), or all of it."""
-        state = execution.state
-        task = execution.volatile.speculative or state.task
-        key = execution.key
-        last = task.started_event_id if task.status == TaskStatus.STARTED else state.next_event_id - 1
-        first = task.last_started_event_id + 1 if is_sticky else 1
-        history, next_page_token = await self._pages.first(execution, first, last)
-        if task.status != TaskStatus.STARTED and not next_page_token:
-            history += History(events=task_events(state, task)).SerializeToString()
-        response = PollWorkflowTaskQueueResponse(
-            task_token=encode_token(_token(key, task)),
-            workflow_execution=WorkflowExecutionId(workflow_id=key.business_id, run_id=key.run_id),
-            workflow_type=state.started.workflow_type, previous_started_event_id=state.task.last_started_event_id,
-            started_event_id=task.started_event_id, attempt=task.attempt, next_page_token=next_page_token,
-            workflow_execution_task_queue={"name": state.task_queue, "kind": 1},
-            scheduled_time=to_timestamp(task.scheduled_at), started_time=to_timestamp(task.started_at), messages=messages,
-        )  # fmt: skip
-        response.history.MergeFromString(history)
-        return response
+    async def with_history(self, key: RunKey, handed: Handed) -> PollWorkflowTaskQueueResponse:
+        """A started task as its worker gets it. Raises ApiError."""
+        execution = await self._services.run(key.namespace_id, key.business_id, key.run_id)
+        history, handed.response.next_page_token = await self._pages.first(execution, handed.first_event_id, handed.last_event_id)
+        handed.response.history.MergeFromString(history)
+        if not handed.response.next_page_token:
+            handed.response.history.events.extend(handed.unwritten)
+        return handed.response
 
     async def complete(self, request: RespondWorkflowTaskCompletedRequest, call: Call) -> RespondWorkflowTaskCompletedResponse:
         token = decode_token(request.task_token)
 
         response = RespondWorkflowTaskCompletedResponse()
+        handed: list[Handed] = []
 
         def decide(step: WorkflowStep, transaction: Transaction) -> Completion:
             _check_token(step, token, "Workflow task not found.")
@@ -120,13 +109,13 @@ class TaskRpc:
             if completion.discarded:
                 response.reset_history_event_id = step.state.task.last_started_event_id
             response.activity_tasks.extend(activity_task(step, activity) for activity in start_eager_activities(step, completion))
+            if request.return_new_workflow_task and step.task.is_started:
+                handed.append(hand_out(step, completion.outgoing, is_sticky=True))
             return completion
 
-        completion = await self._services.step(token.namespace_id, token.workflow_id, token.run_id, decide)
-        if request.return_new_workflow_task:
-            execution = await self._services.run(token.namespace_id, token.workflow_id, token.run_id)
-            if (execution.volatile.speculative or execution.state.task).is_started:
-                response.workflow_task.CopyFrom(await self.task_response(execution, completion.outgoing, is_sticky=True))
+        await self._services.step(token.namespace_id, token.workflow_id, token.run_id, decide)
+        if handed:
+            response.workflow_task.CopyFrom(await self.with_history(run_key(token), handed[0]))
         return response
 
     async def fail(self, request: RespondWorkflowTaskFailedRequest, call: Call) -> RespondWorkflowTaskFailedResponse:
@@ -143,6 +132,42 @@ class TaskRpc:
 
         await self._services.step(token.namespace_id, token.workflow_id, token.run_id, decide)
         return RespondWorkflowTaskFailedResponse()
+
+
+@dataclass(slots=True)
+class Handed:
+    """A task that a worker is about to get: everything about it but the written part of its history, which is read once it is durable.
+
+    unwritten: the events of a transient or speculative task; they go behind first_event_id..last_event_id.
+    """
+
+    response: PollWorkflowTaskQueueResponse
+    first_event_id: int
+    last_event_id: int
+    unwritten: tuple[HistoryEvent, ...]
+
+
+def hand_out(step: WorkflowStep, messages: list[Message], *, is_sticky: bool) -> Handed:
+    """The task that this step started, here and now: by the time it is durable the run may have gone on.
+
+    is_sticky: the worker has seen the history up to its last completed task.
+    """
+    state, task, key = step.state, step.task, step.key
+    is_written = task.status == TaskStatus.STARTED
+    response = PollWorkflowTaskQueueResponse(
+        task_token=encode_token(_token(key, task)),
+        workflow_execution=WorkflowExecutionId(workflow_id=key.business_id, run_id=key.run_id),
+        workflow_type=state.started.workflow_type, previous_started_event_id=state.task.last_started_event_id,
+        started_event_id=task.started_event_id, attempt=task.attempt, workflow_execution_task_queue={"name": state.task_queue, "kind": 1},
+        scheduled_time=to_timestamp(task.scheduled_at), started_time=to_timestamp(task.started_at), messages=messages,
+    )  # fmt: skip
+    response.history.SetInParent()
+    return Handed(
+        response,
+        task.last_started_event_id + 1 if is_sticky else 1,
+        task.started_event_id if is_written else state.next_event_id - 1,
+        () if is_written else task_events(state, task),
+    )
 
 
 def poll_until(call: Call, services: WorkflowServices) -> int:
