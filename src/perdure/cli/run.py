@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from urllib.parse import urlsplit
@@ -32,6 +33,7 @@ async def _serve(settings: ServerSettings) -> int:
     stop = _stop_on_signals()
     try:
         async with Server(settings) as server:
+            _collect_rarely()
             print(_banner(settings, server.grpc_address, server.metrics_address), flush=True)
             await _first_of(stop, server.fenced)
             if server.fenced.is_set():
@@ -40,6 +42,14 @@ async def _serve(settings: ServerSettings) -> int:
         # A second signal: whoever stops the server does not want to wait for calls in progress. Nothing acknowledged is lost.
         print("perdure: stopped without waiting for calls in progress", file=sys.stderr)
     return 0
+
+
+def _collect_rarely() -> None:
+    """What a server keeps in memory is freed by reference counts. Searching it for cycles, again and again while it grows, would cost more CPU
+    than the workflows themselves."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
 
 
 async def _first_of(*events: asyncio.Event) -> None:

@@ -27,7 +27,7 @@ class Part(Protocol):
         ...
 
 
-class Job(msgspec.Struct, frozen=True):
+class Job(msgspec.Struct, frozen=True, gc=False):
     """at: not before this time (nanoseconds since the epoch), 0 for at once. Two equal jobs are the same work."""
 
     at: int

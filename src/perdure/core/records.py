@@ -16,7 +16,7 @@ from temporalio.api.history.v1 import History, HistoryEvent
 from perdure.core.codec import Codec
 
 
-class Note(msgspec.Struct, frozen=True, array_like=True, tag=True):
+class Note(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
     """A private record. Subclasses name what happened; fields may be added at the end with a default, never removed or reordered."""
 
 

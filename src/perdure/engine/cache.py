@@ -11,6 +11,10 @@ from perdure.engine.live import AnyExecution, Chain
 from perdure.engine.timers import Timers
 
 
+MOST_LOOKED_AT = 100
+"""Executions that one call of :meth:`Cache.trim` looks at: every call that brings one in pays for taking about one out."""
+
+
 class Cache:
     """What is in memory.
 
@@ -45,14 +49,13 @@ class Cache:
         """Evict until the limit holds, as far as executions can be let go."""
         if self.size <= self.limit:
             return
-        busy = 0
-        for uid in list(self._runs):
-            if self.size <= self.limit or busy > 100:
+        for _ in range(min(len(self._runs), MOST_LOOKED_AT)):
+            if self.size <= self.limit:
                 return
-            execution = self._runs[uid]
+            uid, execution = next(iter(self._runs.items()))
             chain = self.chains.get(execution.key.chain)
             if execution.pins or execution.group is not None or execution.changed is not None or (chain and chain.users):
-                busy += 1
+                self._runs.move_to_end(uid)  # in use: as good as used just now
                 continue
             self._evict(execution)
             self._remove(execution)

@@ -59,7 +59,7 @@ class TaskStatus(enum.IntEnum):
     SPECULATIVE_STARTED = 6
 
 
-class WorkflowTask(msgspec.Struct):
+class WorkflowTask(msgspec.Struct, gc=False):
     """The one workflow task a run may have at a time.
 
     attempt: of the present or next task; more than 1 makes it transient. sticky: it was scheduled to the sticky queue, whose worker has until
@@ -114,7 +114,7 @@ class WorkflowTask(msgspec.Struct):
             yield WorkflowTaskTimeout(self.started_at + self.start_to_close_timeout, self.scheduled_event_id, self.attempt, True)
 
 
-class Timer(msgspec.Struct):
+class Timer(msgspec.Struct, gc=False):
     """A workflow timer that has not fired."""
 
     timer_id: str
@@ -150,7 +150,7 @@ class WorkflowPause(msgspec.Struct, frozen=True):
     request_id: str
 
 
-class Update(msgspec.Struct):
+class Update(msgspec.Struct, gc=False):
     """An update that history knows and that is not completed. The ids of its events are 0 as long as there is none.
 
     admitted_event_id: set when it came over from the run that this one was reset from.
@@ -160,7 +160,7 @@ class Update(msgspec.Struct):
     accepted_event_id: int = 0
 
 
-class UpdateCallback(msgspec.Struct):
+class UpdateCallback(msgspec.Struct, gc=False):
     """Who wants to be told of an update's outcome. registered_at: nanoseconds since the epoch."""
 
     update_id: str
@@ -169,7 +169,7 @@ class UpdateCallback(msgspec.Struct):
     callback: Callback
 
 
-class WorkflowState(msgspec.Struct):
+class WorkflowState(msgspec.Struct, gc=False):
     """The fold of a run's journal.
 
     started: the attributes of its first event (without the input, which history keeps). buffer: events that wait for
