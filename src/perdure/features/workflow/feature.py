@@ -27,6 +27,7 @@ from perdure.features.workflow.rpc.activities_by_id import ActivityByIdRpc
 from perdure.features.workflow.rpc.activity_answers import ActivityAnswers
 from perdure.features.workflow.rpc.activity_control import ActivityControlRpc
 from perdure.features.workflow.rpc.control import ControlRpc
+from perdure.features.workflow.rpc.describe import DescribeRpc
 from perdure.features.workflow.rpc.history import HistoryRpc
 from perdure.features.workflow.rpc.interaction import InteractionRpc
 from perdure.features.workflow.rpc.multi_operation import MultiOperationRpc
@@ -64,6 +65,7 @@ def register(services: WorkflowServices, methods: MethodTable) -> None:
     ActivityByIdRpc(answers).register(methods)
     ActivityControlRpc(services).register(methods)
     ControlRpc(services).register(methods)
+    DescribeRpc(services).register(methods)
     HistoryRpc(services, pages).register(methods)
     InteractionRpc(services).register(methods)
     tasks = TaskRpc(services, pages)
