@@ -1,190 +1,235 @@
 """A task queue: tasks meet pollers.
 
-Soft state: it is filled from the executions that own the tasks, and losing it loses nothing. A task that nobody waits for is kept in the backlog,
-ordered by priority, then fairness, then age.
+Soft state: it is filled from the executions that own the tasks, and losing it loses nothing. A task that nobody waits for is kept in the backlog. Tasks
+beyond the backlog's bound are only counted: their executions still own them, and the queue says when it has room again.
 """
 
 from __future__ import annotations
 
-import asyncio
-import heapq
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Protocol
 
-from perdure.core.clock import MINUTE, SECOND, Clock
+from perdure.core.clock import MILLISECOND, MINUTE, SECOND, Alarm, Clock
 from perdure.core.execution import RunKey
 from perdure.core.jobs import EffectJob
+from perdure.matching.backlog import DEFAULT_PRIORITY, Backlog, QueueKey, Rate, Task
+from perdure.matching.pollers import Poller, PollerDetails, PollerHistory
+from perdure.matching.rate_limit import RateLimit
 
-DEFAULT_PRIORITY = 3
-POLLER_HISTORY = 5 * MINUTE
-RATE_WINDOW = 30 * SECOND
+__all__ = ["BACKLOG_BOUND", "DEFAULT_PRIORITY", "QueueKey", "Task", "TaskQueue"]
 
+BACKLOG_BOUND = 20_000
+"""Tasks that one queue keeps in memory (about half a kilobyte each)."""
 
-class QueueKey(NamedTuple):
-    """task_type: ``temporal.api.enums.v1.TaskQueueType``."""
-
-    namespace_id: str
-    name: str
-    task_type: int
-
-
-@dataclass(slots=True, eq=False)
-class Task:
-    """Something to hand to a worker.
-
-    job: what the execution promised; the worker gets it only if the execution still says so. payload: for tasks that no journal knows (queries).
-    added_at: for the backlog's age. priority: 1 (first) and up. fairness_key, fairness_weight: tasks of one priority are shared out among keys.
-    """
-
-    key: RunKey
-    job: EffectJob | None
-    added_at: int
-    payload: object = None
-    priority: int = DEFAULT_PRIORITY
-    fairness_key: str = ""
-    fairness_weight: float = 1.0
-    is_sync: bool = False
+SCALE_DOWN_AFTER = 1 * SECOND
+SCALE_UP_BACKLOG_AGE = 200 * MILLISECOND
+SCALE_UP_RATIO = 1.2
+SCALING_HINTS_PER_SECOND = 10.0
 
 
-@dataclass(slots=True, eq=False)
-class Poller:
-    """A waiting poll. is_connected: asked before a task is handed over, so that a poll whose client has gone takes none."""
+class Observer(Protocol):
+    """Told of what happens in queues, for metrics."""
 
-    identity: str
-    future: asyncio.Future[Task | None]
-    is_connected: Callable[[], bool]
-    worker_instance_key: str = ""
+    def dispatched(self, queue: TaskQueue, waited: int) -> None:
+        """A task met a poll. waited: nanoseconds the task was in the queue."""
+        ...
 
+    def poll_ended(self, queue: TaskQueue, task: Task | None) -> None: ...
 
-@dataclass(slots=True)
-class PollerInfo:
-    """Who polled lately, for people."""
-
-    identity: str
-    last_access_at: int
-    details: object = None
-
-
-@dataclass(slots=True)
-class Rates:
-    """Tasks added and dispatched in the last half minute."""
-
-    added: deque[int] = field(default_factory=deque[int])
-    dispatched: deque[int] = field(default_factory=deque[int])
-
-    def rate(self, times: deque[int], now: int) -> float:
-        """Per second."""
-        while times and times[0] < now - RATE_WINDOW:
-            times.popleft()
-        return len(times) / (RATE_WINDOW / SECOND)
+    def task_without_poller(self, queue: TaskQueue) -> None: ...
 
 
 class TaskQueue:
-    """One queue of one type in one namespace."""
+    """One queue of one type in one namespace.
 
-    def __init__(self, key: QueueKey, clock: Clock) -> None:
+    bound: of the tasks kept in memory. on_room(queue): called when tasks were turned away and there is room for half the bound again.
+    """
+
+    def __init__(self, key: QueueKey, clock: Clock, bound: int, on_room: Callable[[TaskQueue], None], observer: Observer | None = None) -> None:
         self.key = key
-        self.pollers: dict[str, PollerInfo] = {}
-        self.rates = Rates()
-        self.last_poll_at = 0
+        self.is_sticky = False
+        self.pollers = PollerHistory(clock)
+        self.added: dict[int, Rate] = {}
+        self.dispatched: dict[int, Rate] = {}
+        #: Tasks that were turned away since the last call of on_room.
+        self.spilled = 0
+        self.rate_limit: RateLimit | None = None
         self._clock = clock
-        self._waiting: deque[Poller] = deque()
-        self._backlog: list[tuple[int, float, int, Task]] = []
+        self._on_room = on_room
+        self._observer = observer
+        self._waiting: dict[int, Poller] = {}
+        self._backlog = Backlog(bound)
         self._present: set[tuple[RunKey, EffectJob]] = set()
-        self._order = 0
-        self._passes: dict[str, float] = {}
-        self._pass = 0.0
+        self._hints = RateLimit(SCALING_HINTS_PER_SECOND, clock.now())
+        self._alarm: Alarm | None = None
 
+    # -- what people see ------------------------------------------------------------------------------
     @property
     def backlog_count(self) -> int:
-        return len(self._backlog)
+        """Tasks that wait, without queries (nobody promised those)."""
+        return len(self._present) + self.spilled
 
     @property
     def waiting_pollers(self) -> int:
         return len(self._waiting)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing would be lost with this queue but the memory of who polled."""
+        return not self._waiting and not len(self._backlog) and not self.spilled
+
     def backlog_age(self) -> int:
         """Nanoseconds since the oldest waiting task was added; 0 without a backlog."""
-        return self._clock.now() - min(task.added_at for *_, task in self._backlog) if self._backlog else 0
+        return max(0, self._clock.now() - min((task.added_at for task in self._backlog), default=self._clock.now()))
 
     def backlog_tasks(self) -> list[Task]:
         """The waiting tasks, in no particular order."""
-        return [task for *_, task in self._backlog]
+        return list(self._backlog)
 
     def has_recent_poller(self, within: int) -> bool:
         """Whether somebody polls now, or did less than `within` nanoseconds ago."""
-        return bool(self._waiting) or (self.last_poll_at > 0 and self._clock.now() - self.last_poll_at < within)
+        return bool(self._waiting) or self.pollers.has_polled_within(within)
 
+    # -- tasks ----------------------------------------------------------------------------------------
     def add(self, task: Task) -> None:
         """Give the task to a waiting poller, or keep it. A task that is here already is ignored."""
-        now = self._clock.now()
         if task.job is not None:
             if (task.key, task.job) in self._present:
                 return
-            self.rates.added.append(now)
-        while self._waiting:
-            poller = self._waiting.popleft()
-            if not poller.future.done() and poller.is_connected():
-                task.is_sync = True
-                self.rates.dispatched.append(now)
-                poller.future.set_result(task)
-                return
-        self._order += 1
-        heapq.heappush(self._backlog, (task.priority, self._fair_pass(task), self._order, task))
+            _rate(self.added, task.priority).note(self._clock.now())
+        if not len(self._backlog) and (poller := self._next_poller()) is not None and self._rate_allows():
+            task.is_sync = True
+            self._give(poller, task)
+            return
+        if self._observer is not None and not self.has_recent_poller(MINUTE):
+            self._observer.task_without_poller(self)
+        self._keep(task)
+
+    def put_back(self, task: Task) -> None:
+        """A task that was handed out did not reach its worker."""
+        self.add(task)
+
+    def remove(self, task: Task) -> None:
+        """Forget a task without job (its owner no longer waits); harmless if it is not here."""
+        task.payload = None
+
+    def _keep(self, task: Task) -> None:
         if task.job is not None:
             self._present.add((task.key, task.job))
+        spilled = self._backlog.add(task)
+        if spilled is not None and spilled.job is not None:
+            self._present.discard((spilled.key, spilled.job))
+            self.spilled += 1
 
-    def _fair_pass(self, task: Task) -> float:
-        """Stride scheduling: every key advances by 1/weight for each of its tasks; the key that is furthest behind goes first."""
-        if not task.fairness_key:
-            return self._pass
-        position = max(self._passes.get(task.fairness_key, 0.0), self._pass) + 1.0 / max(task.fairness_weight, 0.001)
-        self._passes[task.fairness_key] = position
-        return position
+    def _next_poller(self) -> Poller | None:
+        """The poll that has waited longest and whose client is still there."""
+        while self._waiting:
+            poller = next(iter(self._waiting.values()))
+            if not poller.future.done() and poller.is_connected():
+                return poller
+            self.forget(poller)
+        return None
 
-    def take(self) -> Task | None:
-        """The next task of the backlog."""
-        if not self._backlog:
-            return None
-        _, fair_pass, _, task = heapq.heappop(self._backlog)
-        self._pass = max(self._pass, fair_pass)
-        if not self._backlog:
-            self._passes.clear()
-            self._pass = 0.0
+    def _give(self, poller: Poller, task: Task) -> None:
+        self.forget(poller)
         if task.job is not None:
-            self._present.discard((task.key, task.job))
-        self.rates.dispatched.append(self._clock.now())
-        return task
+            now = self._clock.now()
+            _rate(self.dispatched, task.priority).note(now)
+            if self._observer is not None:
+                self._observer.dispatched(self, now - task.added_at)
+        poller.future.set_result(task)
 
-    def wait(self, poller: Poller) -> None:
-        """Queue a poll; its future ends with a task, or with None when it was told to stop."""
-        self._waiting.append(poller)
+    def _take(self) -> Task | None:
+        """The next task of the backlog that is still wanted."""
+        while (task := self._backlog.take()) is not None:
+            if task.job is not None:
+                self._present.discard((task.key, task.job))
+            elif task.payload is None:
+                continue
+            if self.spilled and len(self._backlog) <= self._backlog.bound // 2:
+                self.spilled = 0
+                self._on_room(self)
+            return task
+        return None
+
+    def _dispatch(self) -> None:
+        """Let the backlog meet the waiting polls."""
+        while len(self._backlog) and (poller := self._next_poller()) is not None and self._rate_allows():
+            task = self._take()
+            if task is None:
+                return
+            task.is_sync = False
+            self._give(poller, task)
+
+    def _rate_allows(self) -> bool:
+        """Whether a task may go out now; if not, the queue looks again when it may."""
+        limit, now = self.rate_limit, self._clock.now()
+        if limit is None or limit.take(now):
+            return True
+        if self._alarm is None and (at := limit.next_at(now)) is not None:
+            self._alarm = self._clock.call_at(at, self._rate_elapsed)
+        return False
+
+    def _rate_elapsed(self) -> None:
+        self._alarm = None
+        self._dispatch()
+
+    def set_rate(self, per_second: float | None) -> None:
+        """Hand out at most so many tasks per second (None: any number)."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        now = self._clock.now()
+        if per_second is None:
+            self.rate_limit = None
+        elif self.rate_limit is None:
+            self.rate_limit = RateLimit(per_second, now)
+        else:
+            self.rate_limit.change(per_second, now)
+        self._dispatch()
+
+    # -- polls ----------------------------------------------------------------------------------------
+    def wait(self, poller: Poller, details: PollerDetails) -> None:
+        """Queue a poll; its future ends with a task (perhaps at once), or with None when it was told to stop."""
+        self.pollers.note(poller.identity, details)
+        if details.rate_per_second is not None and (self.rate_limit is None or self.rate_limit.per_second != details.rate_per_second):
+            self.set_rate(details.rate_per_second)
+        self._waiting[id(poller)] = poller
+        self._dispatch()
 
     def forget(self, poller: Poller) -> None:
-        """A poll ended without a task."""
-        if poller in self._waiting:
-            self._waiting.remove(poller)
+        """A poll ended."""
+        self._waiting.pop(id(poller), None)
 
-    def release(self, accept: Callable[[Poller], bool] = lambda poller: True) -> None:
-        """End waiting polls with empty answers (shutdown)."""
-        for poller in list(self._waiting):
-            if accept(poller) and not poller.future.done():
-                self._waiting.remove(poller)
+    def release(self, accept: Callable[[Poller], bool] = lambda poller: True) -> int:
+        """End waiting polls with empty answers; returns how many."""
+        released = [poller for poller in self._waiting.values() if accept(poller)]
+        for poller in released:
+            self.forget(poller)
+            if not poller.future.done():
                 poller.future.set_result(None)
+        return len(released)
 
-    def note_poll(self, identity: str, details: object = None) -> None:
-        """Remember who polls."""
+    def scaling_hint(self, task: Task, waited: int) -> int:
+        """By how many polls the worker should have more (1) or fewer (-1); 0 for no opinion.
+
+        task: what this poll got. waited: how long it waited for it, nanoseconds.
+        """
+        if waited >= SCALE_DOWN_AFTER and task.is_sync:
+            return -1
         now = self._clock.now()
-        self.last_poll_at = now
-        self.pollers[identity] = PollerInfo(identity, now, details)
-        if len(self.pollers) > 64:
-            self.recent_pollers()
+        self._hints.change(SCALING_HINTS_PER_SECOND * max(1, len(self.pollers)), now)
+        if not self._hints.take(now) or self._alarm is not None:
+            return 0
+        if self.backlog_count and self.backlog_age() > SCALE_UP_BACKLOG_AGE:
+            return 1
+        added = sum(rate.per_second(now) for rate in self.added.values())
+        dispatched = sum(rate.per_second(now) for rate in self.dispatched.values())
+        return 1 if added > SCALE_UP_RATIO * dispatched else 0
 
-    def recent_pollers(self) -> list[PollerInfo]:
-        """Who polled within the last five minutes."""
-        horizon = self._clock.now() - POLLER_HISTORY
-        for identity in [i for i, info in self.pollers.items() if info.last_access_at < horizon]:
-            del self.pollers[identity]
-        return list(self.pollers.values())
+
+def _rate(rates: dict[int, Rate], priority: int) -> Rate:
+    rate = rates.get(priority)
+    if rate is None:
+        rate = rates[priority] = Rate()
+    return rate

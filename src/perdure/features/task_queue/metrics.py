@@ -1,0 +1,98 @@
+"""Task queues in the metrics, under the official names."""
+
+from __future__ import annotations
+
+from temporalio.api.enums.v1 import TaskQueueType
+
+from perdure.core.clock import SECOND
+from perdure.features.namespace.registry import NamespaceRegistry
+from perdure.matching.matching import Matching
+from perdure.matching.task_queue import QueueKey, Task, TaskQueue
+from perdure.observability.metrics import Counter, Histogram, Registry
+from perdure.observability.server_metrics import ServerMetrics
+
+STICKY = "__sticky__"
+"""All sticky queues share this label: each worker process has one of its own."""
+
+Labels = tuple[str, str, str]
+
+
+class _QueueMetrics:
+    """The metrics of one queue, found once."""
+
+    __slots__ = ("latency", "success", "sync", "timeouts")
+
+    def __init__(self, success: Counter, sync: Counter, timeouts: Counter, latency: Histogram) -> None:
+        self.success = success
+        self.sync = sync
+        self.timeouts = timeouts
+        self.latency = latency
+
+
+class TaskQueueMetrics:
+    """Satisfies :class:`perdure.matching.task_queue.Observer`; brings the gauges up to date when they are shown."""
+
+    def __init__(self, metrics: ServerMetrics, registry: Registry, matching: Matching, namespaces: NamespaceRegistry) -> None:
+        self._metrics = metrics
+        self._matching = matching
+        self._namespaces = namespaces
+        self._known: dict[Labels, _QueueMetrics] = {}
+        self._shown: set[Labels] = set()
+        matching.observer = self
+        registry.before_render.append(self.update)
+
+    def dispatched(self, queue: TaskQueue, waited: int) -> None:
+        self._of(queue).latency.observe(waited / SECOND)
+
+    def poll_ended(self, queue: TaskQueue, task: Task | None) -> None:
+        metrics = self._of(queue)
+        if task is None:
+            metrics.timeouts.inc()
+            return
+        metrics.success.inc()
+        if task.is_sync:
+            metrics.sync.inc()
+
+    def task_without_poller(self, queue: TaskQueue) -> None:
+        self._metrics.no_poller_tasks.labels(*self._labels(queue)).inc()
+
+    def update(self) -> None:
+        """Set the gauges: backlogs and waiting polls by queue (all sticky queues of a namespace together)."""
+        totals: dict[Labels, list[float]] = {}
+        for queue in self._matching.queues.values():
+            total = totals.setdefault(self._labels(queue), [0, 0, 0])
+            total[0] += queue.backlog_count
+            total[1] = max(total[1], queue.backlog_age() / SECOND)
+            total[2] += queue.waiting_pollers
+        families = (self._metrics.approximate_backlog_count, self._metrics.approximate_backlog_age_seconds, self._metrics.pending_polls)
+        for gone in self._shown - totals.keys():
+            for family in families:
+                family.forget(*gone)
+        for labels, values in totals.items():
+            for family, value in zip(families, values, strict=True):
+                family.labels(*labels).set(value)
+        self._shown = set(totals)
+        self._metrics.loaded_task_queue_count.set(len(self._matching.queues))
+
+    def _of(self, queue: TaskQueue) -> _QueueMetrics:
+        labels = self._labels(queue)
+        known = self._known.get(labels)
+        if known is None:
+            metrics = self._metrics
+            operation = f"Poll{labels[2]}TaskQueue"
+            known = self._known[labels] = _QueueMetrics(
+                metrics.poll_success.labels(operation, *labels),
+                metrics.poll_success_sync.labels(operation, *labels),
+                metrics.poll_timeouts.labels(operation, *labels),
+                metrics.task_dispatch_latency.labels(*labels),
+            )
+        return known
+
+    def _labels(self, queue: TaskQueue) -> Labels:
+        key: QueueKey = queue.key
+        try:
+            namespace = self._namespaces.by_id(key.namespace_id).name
+        except KeyError:  # deleted while its queue was still in memory
+            namespace = key.namespace_id
+        kind = TaskQueueType.Name(key.task_type).removeprefix("TASK_QUEUE_TYPE_").capitalize()  # pyright: ignore
+        return namespace, STICKY if queue.is_sticky else key.name, kind

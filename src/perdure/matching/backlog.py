@@ -1,0 +1,147 @@
+"""The tasks that wait in a queue: ordered by priority, then shared out fairly among keys, then by age; bounded in number.
+
+Fairness is stride scheduling: within one priority every task of a key moves the key on by 1/weight, and the key that is furthest behind goes first. So
+a key that brings a thousand tasks at once delays the others by one task at a time.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from perdure.core.clock import SECOND
+from perdure.core.execution import RunKey
+from perdure.core.jobs import EffectJob
+
+DEFAULT_PRIORITY = 3
+SMALLEST_WEIGHT = 0.001
+LARGEST_WEIGHT = 1000.0
+RATE_SECONDS = 30
+
+
+class QueueKey(NamedTuple):
+    """task_type: ``temporal.api.enums.v1.TaskQueueType``."""
+
+    namespace_id: str
+    name: str
+    task_type: int
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """Something to hand to a worker.
+
+    job: what the execution promised; the worker gets it only if the execution still says so. payload: for tasks that no journal knows (queries).
+    added_at: for the backlog's age. priority: 1 (first) and up. fairness_key, fairness_weight: tasks of one priority are shared out among keys.
+    is_sync: a poll was waiting when it came. turned_away: called when the queue is closed with the task in it (a payload's owner looks for another).
+    """
+
+    key: RunKey
+    job: EffectJob | None
+    added_at: int
+    payload: object = None
+    priority: int = DEFAULT_PRIORITY
+    fairness_key: str = ""
+    fairness_weight: float = 1.0
+    is_sync: bool = False
+    turned_away: Callable[[], None] | None = None
+
+
+class Rate:
+    """How many things happened per second, over the last half minute."""
+
+    __slots__ = ("_counts", "_second")
+
+    def __init__(self) -> None:
+        self._counts = [0] * RATE_SECONDS
+        self._second = 0
+
+    def note(self, now: int) -> None:
+        """One more, now (nanoseconds since the epoch)."""
+        self._advance(now)
+        self._counts[self._second % RATE_SECONDS] += 1
+
+    def per_second(self, now: int) -> float:
+        self._advance(now)
+        return sum(self._counts) / RATE_SECONDS
+
+    def _advance(self, now: int) -> None:
+        second = now // SECOND
+        for passed in range(max(self._second + 1, second - RATE_SECONDS + 1), second + 1):
+            self._counts[passed % RATE_SECONDS] = 0
+        self._second = max(self._second, second)
+
+
+class _Level:
+    """The tasks of one priority. heap: (pass, order of arrival, task)."""
+
+    __slots__ = ("floor", "heap", "passes")
+
+    def __init__(self) -> None:
+        self.heap: list[tuple[float, int, Task]] = []
+        self.passes: dict[str, float] = {}
+        self.floor = 0.0
+
+    def add(self, task: Task, order: int) -> None:
+        weight = min(max(task.fairness_weight, SMALLEST_WEIGHT), LARGEST_WEIGHT)
+        position = max(self.passes.get(task.fairness_key, 0.0), self.floor) + 1.0 / weight
+        self.passes[task.fairness_key] = position
+        heapq.heappush(self.heap, (position, order, task))
+        if len(self.passes) > 2 * len(self.heap) + 64:
+            self.passes = {key: position for key, position in self.passes.items() if position > self.floor}
+
+    def take(self) -> Task:
+        self.floor, _, task = heapq.heappop(self.heap)
+        return task
+
+
+class Backlog:
+    """bound: how many tasks to keep; one more pushes out one of the last."""
+
+    def __init__(self, bound: int) -> None:
+        self.bound = bound
+        self._levels: dict[int, _Level] = {}
+        self._order = 0
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Task]:
+        """All tasks, in no particular order."""
+        for level in self._levels.values():
+            for _, _, task in level.heap:
+                yield task
+
+    def add(self, task: Task) -> Task | None:
+        """Keep a task; returns the one for which there is no room, if any: among the least urgent, not the first in line."""
+        level = self._levels.get(task.priority)
+        if level is None:
+            level = self._levels[task.priority] = _Level()
+        self._order += 1
+        level.add(task, self._order)
+        self._count += 1
+        if self._count <= self.bound:
+            return None
+        self._count -= 1
+        last = max(self._levels)
+        # The last entry of a heap is a leaf: taking it away leaves a heap.
+        *_, spilled = self._levels[last].heap.pop()
+        self._tidy(last)
+        return spilled
+
+    def take(self) -> Task | None:
+        """The next task, None when there is none."""
+        if not self._levels:
+            return None
+        first = min(self._levels)
+        task = self._levels[first].take()
+        self._count -= 1
+        self._tidy(first)
+        return task
+
+    def _tidy(self, priority: int) -> None:
+        if not self._levels[priority].heap:
+            del self._levels[priority]
