@@ -74,6 +74,20 @@ def _started(state: WorkflowState, note: notes.ActivityStarted, touch: Touch) ->
     touch(activity)
 
 
+def take_back(step: WorkflowStep, activity: Activity) -> None:
+    """An attempt was handed out and never left the server: it has not begun after all."""
+    step.note(notes.ActivityTakenBack(activity.scheduled_event_id))
+
+
+@applies_note(notes.ActivityTakenBack)
+def _taken_back(state: WorkflowState, note: notes.ActivityTakenBack, touch: Touch) -> None:
+    activity = state.activities[note.scheduled_event_id]
+    activity.started_at = 0
+    activity.request_id = ""
+    activity.stamp += 1
+    touch(activity)
+
+
 # -- heartbeats ---------------------------------------------------------------------------------------------------
 def heartbeat(step: WorkflowStep, activity: Activity, details: Payloads | None) -> None:
     """The worker is alive; its details survive to the next attempt. None erases those of earlier heartbeats."""

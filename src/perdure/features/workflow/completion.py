@@ -8,21 +8,25 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
 
 from temporalio.api.command.v1 import Command
-from temporalio.api.enums.v1 import CommandType, WorkflowTaskFailedCause
+from temporalio.api.enums.v1 import CommandType, WorkerVersioningMode, WorkflowTaskFailedCause
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import WorkflowTaskCompletedEventAttributes
 from temporalio.api.protocol.v1 import Message
 from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest
 
 from perdure.core.clock import duration_ns
-from perdure.core.errors import ApiError, invalid_argument
+from perdure.core.errors import ApiError, failed_precondition, invalid_argument, not_found
 from perdure.core.execution import RunKey
 from perdure.engine.partition import Refused
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow import notes
+from perdure.features.workflow.completion_pages import all_commands, keep_page
+from perdure.features.workflow.queries import answer_queries
 from perdure.features.workflow.registry import COMMANDS
+from perdure.features.workflow.state import Status
 from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.task import fail_task, schedule_task, start_task, write_task_events
+from perdure.features.workflow.task import fail_task, schedule_task, start_task, time_out, write_task_events
+from perdure.features.workflow.worker_versions import inline_stamp
 
 C = CommandType
 Cause = WorkflowTaskFailedCause
@@ -90,7 +94,7 @@ class Completion:
     transaction: for commands that begin another run. completed_event_id: of the workflow task that the commands belong to.
     eager_activities: scheduled event ids of activities that the worker wants to run itself at once. started_children: workflow ids
     of the children that these commands start. messages: of the completion, not handled yet. discarded: the task was in memory only and
-    has left no trace; then completed_event_id is 0. outgoing: the messages for the next task, if it was started at once.
+    has left no trace; then completed_event_id is 0. started_next: the worker gets the next task with the answer; outgoing: the messages for it.
     """
 
     transaction: Transaction
@@ -101,6 +105,7 @@ class Completion:
     eager_activities: list[int] = field(default_factory=list[int])
     started_children: set[str] = field(default_factory=set[str])
     outgoing: list[Message] = field(default_factory=list[Message])
+    started_next: bool = False
 
     @property
     def run(self) -> RunKey:
@@ -109,49 +114,91 @@ class Completion:
         return run.key
 
 
-def complete_task(step: WorkflowStep, transaction: Transaction, request: RespondWorkflowTaskCompletedRequest) -> Completion:
+def complete_task(step: WorkflowStep, transaction: Transaction, request: RespondWorkflowTaskCompletedRequest) -> Completion | ApiError:
     """End the started task and carry out its commands. The caller has checked the task token.
 
+    Returns an error that the worker is told after all is recorded: it has kept the task for too long.
     Raises ApiError for a sequence of commands that no SDK sends (nothing is recorded, the task stays with the worker), and
     Refused for a command that fails the task.
     """
     from perdure.features.workflow.speculative import can_be_discarded
     from perdure.features.workflow.update_messages import take_rest
 
-    check_sequence(request.commands)
-    had_buffered = bool(step.state.buffer)
+    _check_request(step, request)
+    overflows = request.intermediate_page and not keep_page(step, request)
+    if request.intermediate_page and not overflows:
+        return Completion(transaction, request, 0)
+    commands = [] if overflows else list(all_commands(step, request))
+    check_sequence(commands)
     original_scheduled_at = step.task.original_scheduled_at
-    completion = Completion(transaction, request, 0, list(request.messages), can_be_discarded(step, request))
+    is_heartbeat = request.force_create_new_workflow_task and not commands and not request.messages
+    if is_heartbeat and step.now > original_scheduled_at + step.limits.workflow_task_heartbeat_timeout_ns:
+        return _end_heartbeat(step, request)
+    had_buffered = bool(step.state.buffer)
+    attempt = step.task.attempt
+    completion = Completion(transaction, request, 0, list(request.messages), not commands and can_be_discarded(step, request))
     if completion.discarded:
         step.set_speculative(None)
     else:
         completion.completed_event_id = _record_completed(step, request)
     _set_sticky(step, request)
+    step.holds_task = True
     try:
-        for command in request.commands:
+        if overflows:
+            raise CommandRefused(
+                Cause.WORKFLOW_TASK_FAILED_CAUSE_REQUEST_TOO_LARGE,
+                "workflow task completion buffer size exceeds the per-workflow limit",
+                terminate=True,
+            )
+        for command in commands:
             if command.command_type in CLOSING and had_buffered:
                 raise CommandRefused(Cause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND)
             COMMANDS[command.command_type](step, command, completion)
         take_rest(step, completion)
     except CommandRefused as refused:
-        _refuse(refused, request)
+        _refuse(refused, request, attempt)
+    step.holds_task = False
     if step.state.is_open:
-        _schedule_next(step, completion, original_scheduled_at)
+        _schedule_next(step, completion, original_scheduled_at if is_heartbeat else 0)
+    answer_queries(step, transaction, request.query_results)
     return completion
+
+
+def _check_request(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest) -> None:
+    if step.state.status == Status.PAUSED and request.force_create_new_workflow_task:
+        raise failed_precondition("Workflow is paused and force create new workflow task is not allowed.")
+    is_versioned = request.deployment_options.worker_versioning_mode == WorkerVersioningMode.WORKER_VERSIONING_MODE_VERSIONED
+    if request.versioning_behavior and not request.HasField("deployment") and not is_versioned:
+        raise invalid_argument("versioning behavior cannot be specified without deployment options being set with versioned mode")
+
+
+def _end_heartbeat(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest) -> ApiError:
+    """The worker has kept its task alive for too long without any progress: another worker shall try."""
+    write_task_events(step, request.identity)
+    time_out(step, started=True)
+    return not_found("workflow task heartbeat timeout")
 
 
 def _record_completed(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest) -> int:
     write_task_events(step, request.identity)
     task = step.task
-    completed = step.event(
-        WorkflowTaskCompletedEventAttributes(
-            scheduled_event_id=task.scheduled_event_id, started_event_id=task.started_event_id, identity=request.identity,
-            binary_checksum=request.binary_checksum, worker_version=request.worker_version_stamp if request.HasField("worker_version_stamp") else None,
-            sdk_metadata=request.sdk_metadata if request.HasField("sdk_metadata") else None,
-            metering_metadata=request.metering_metadata if request.HasField("metering_metadata") else None,
-        )
+    options = request.deployment_options
+    is_versioned = options.worker_versioning_mode == WorkerVersioningMode.WORKER_VERSIONING_MODE_VERSIONED
+    attributes = WorkflowTaskCompletedEventAttributes(
+        scheduled_event_id=task.scheduled_event_id, started_event_id=task.started_event_id, identity=request.identity,
+        binary_checksum=request.binary_checksum,
+        worker_version=request.worker_version_stamp if request.HasField("worker_version_stamp") else None,
+        sdk_metadata=request.sdk_metadata if request.HasField("sdk_metadata") else None,
+        metering_metadata=request.metering_metadata if request.HasField("metering_metadata") else None,
+        worker_deployment_name=options.deployment_name or request.deployment.series_name,
     )  # fmt: skip
-    return completed.event_id
+    if is_versioned or not request.HasField("deployment_options"):
+        attributes.versioning_behavior = request.versioning_behavior
+    name, build_id = (options.deployment_name, options.build_id) if is_versioned else (request.deployment.series_name, request.deployment.build_id)
+    if name and build_id:
+        attributes.deployment_version.deployment_name = name
+        attributes.deployment_version.build_id = build_id
+    return step.event(attributes).event_id
 
 
 def _schedule_next(step: WorkflowStep, completion: Completion, original_scheduled_at: int) -> None:
@@ -162,7 +209,7 @@ def _schedule_next(step: WorkflowStep, completion: Completion, original_schedule
     request = completion.request
     if request.force_create_new_workflow_task:
         schedule_task(step, original_scheduled_at=original_scheduled_at)
-    elif step.has_waiting_events:
+    elif step.has_waiting_events or step.wants_task:
         schedule_task(step)
     elif step.volatile.updates:
         # Updates arrived while the task ran. A task that is in memory only can be handed over here, but should not wait in a queue.
@@ -171,7 +218,8 @@ def _schedule_next(step: WorkflowStep, completion: Completion, original_schedule
         else:
             schedule_task(step)
     if request.return_new_workflow_task and step.task.is_scheduled:
-        start_task(step, request.identity, INLINE_REQUEST_ID)
+        start_task(step, request.identity, INLINE_REQUEST_ID, inline_stamp(request))
+        completion.started_next = True
         completion.outgoing = outgoing(step, include_sent=not request.force_create_new_workflow_task)
 
 
@@ -199,14 +247,15 @@ def _set_sticky(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest
     attributes = request.sticky_attributes
     queue = attributes.worker_task_queue.name
     timeout = duration_ns(attributes.schedule_to_start_timeout)
-    if queue and timeout <= 0:
-        raise invalid_argument("StickyScheduleToStartTimeoutSeconds must be positive.")
     if (queue, timeout if queue else 0) != (step.state.sticky_queue, step.state.sticky_timeout):
         step.note(notes.StickyChanged(queue, timeout if queue else 0))
 
 
-def _refuse(refused: CommandRefused, request: RespondWorkflowTaskCompletedRequest) -> NoReturn:
-    """Undo the commands, record the failure instead, and tell the worker."""
+def _refuse(refused: CommandRefused, request: RespondWorkflowTaskCompletedRequest, attempt: int) -> NoReturn:
+    """Undo the commands, record the failure instead, and tell the worker.
+
+    From the second attempt on nothing is recorded: the task stays with the worker until it times out, which slows the retries down.
+    """
     from perdure.features.workflow.closing import terminate
     from perdure.features.workflow.updates import fail_sent
 
@@ -215,6 +264,8 @@ def _refuse(refused: CommandRefused, request: RespondWorkflowTaskCompletedReques
         step = transaction.step(transaction.run)
         assert isinstance(step, WorkflowStep)
         fail_sent(step)
+        if attempt > 1 and refused.cause != Cause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND:
+            return invalid_argument(refused.message)
         failure = Failure(message=refused.message, source="", server_failure_info={})
         fail_task(step, refused.cause, failure, request.identity, binary_checksum=request.binary_checksum)
         if refused.terminate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from perdure.core.call import MethodTable
+from perdure.features.task_queue.rpc import TaskQueueRpc
 
 # Importing a concern registers its appliers, commands and decisions.
 from perdure.features.workflow import (
@@ -32,6 +33,7 @@ from perdure.features.workflow.rpc.history import HistoryRpc
 from perdure.features.workflow.rpc.interaction import InteractionRpc
 from perdure.features.workflow.rpc.multi_operation import MultiOperationRpc
 from perdure.features.workflow.rpc.paging import HistoryPages
+from perdure.features.workflow.rpc.queries import QueryRpc
 from perdure.features.workflow.rpc.start import StartRpc
 from perdure.features.workflow.rpc.tasks import TaskRpc
 from perdure.features.workflow.rpc.updates import UpdateRpc
@@ -68,10 +70,13 @@ def register(services: WorkflowServices, methods: MethodTable) -> None:
     DescribeRpc(services).register(methods)
     HistoryRpc(services, pages).register(methods)
     InteractionRpc(services).register(methods)
-    tasks = TaskRpc(services, pages)
+    queries = QueryRpc(services, pages)
+    queries.register(methods)
+    tasks = TaskRpc(services, pages, queries)
     tasks.register(methods)
     starts = StartRpc(services, tasks)
     starts.register(methods)
     MultiOperationRpc(services, starts).register(methods)
+    TaskQueueRpc(services.matching, services.limits, services.engine.effects.run).register(methods)
     UpdateRpc(services).register(methods)
     VisibilityRpc(services).register(methods)

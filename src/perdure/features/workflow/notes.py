@@ -89,6 +89,12 @@ class ActivityStarted(Note, frozen=True, tag="activity-started"):
     identity: str
 
 
+class ActivityTakenBack(Note, frozen=True, tag="activity-taken-back"):
+    """An attempt was handed out, but its worker had gone before it could be sent: it waits in the queue again."""
+
+    scheduled_event_id: int
+
+
 class ActivityRetryScheduled(Note, frozen=True, tag="activity-retry"):
     """An attempt failed or timed out; the next one may start at `at`. completed_at: when a worker last said that an attempt is over."""
 
@@ -157,6 +163,7 @@ ALL = (
     StickyChanged,
     ReadmittedUpdateRejected,
     ActivityStarted,
+    ActivityTakenBack,
     ActivityRetryScheduled,
     ActivityRescheduled,
     ActivityPaused,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 from perdure.core.clock import Clock
@@ -14,6 +14,7 @@ from perdure.engine.engine import Engine
 from perdure.engine.live import AnyExecution, Execution
 from perdure.engine.transaction import Transaction
 from perdure.features.namespace.registry import NamespaceRegistry
+from perdure.features.task_queue.polling import Polling
 from perdure.features.workflow.kind import WORKFLOW
 from perdure.features.workflow.state import WorkflowState, WorkflowVolatile
 from perdure.features.workflow.step import WorkflowStep
@@ -33,6 +34,10 @@ class WorkflowServices:
     namespaces: NamespaceRegistry
     clock: Clock
     limits: Limits
+    polling: Polling = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.polling = Polling(self.matching, self.clock, self.limits)
 
     async def step(self, namespace_id: str, workflow_id: str, run_id: str, decide: Callable[[WorkflowStep, Transaction], R]) -> R:
         """Step a run (the current one without run id); the result is durable on return. Raises ApiError NOT_FOUND when there is none.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
 from temporalio.api.common.v1 import Callback, Payload, Priority, RetryPolicy, WorkerVersionStamp
@@ -28,6 +29,10 @@ from perdure.features.workflow.jobs import (
     WorkflowTaskTimeout,
 )
 from perdure.features.workflow.update_registry import Registry
+
+if TYPE_CHECKING:
+    from perdure.features.workflow.completion_pages import CompletionPages
+    from perdure.features.workflow.queries import WaitingQuery
 
 
 class Status(enum.IntEnum):
@@ -261,13 +266,14 @@ class WorkflowVolatile:
     """What a run has in memory only; losing it loses nothing that anyone was promised.
 
     speculative: a workflow task that exists nowhere else; last_serial: of the latest such task. updates: not yet accepted.
-    queries: waiting for an answer; owned by ``queries.py``.
+    queries: that wait for a workflow task. pages: of a completion of which the last has not come.
     """
 
-    __slots__ = ("last_serial", "queries", "speculative", "updates")
+    __slots__ = ("last_serial", "pages", "queries", "speculative", "updates")
 
     def __init__(self) -> None:
         self.speculative: SpeculativeTask | None = None
         self.last_serial = 0
         self.updates: Registry = {}
-        self.queries: dict[str, object] = {}
+        self.queries: dict[str, WaitingQuery] = {}
+        self.pages: CompletionPages | None = None

@@ -101,6 +101,9 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
         self.namespaces = namespaces
         #: The size that the history had before this step: what a task that starts in this step is told.
         self.history_size = self.state.history_size
+        #: While a worker's commands are carried out, no task is scheduled: only wants_task is set.
+        self.holds_task = False
+        self.wants_task = False
         self._waiting: list[HistoryEvent] = []
 
     @property
@@ -200,6 +203,7 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
 
         A task that is in memory only becomes a normal one first: what waits was decided while it was there, so it has to come after it.
         """
+        from perdure.features.workflow.size_limits import enforce
         from perdure.features.workflow.task import write_task_events
 
         if self._waiting and self.volatile.speculative is not None:
@@ -211,6 +215,8 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
             self._waiting = []
         else:
             self.flush()
+        if self.has_records:
+            enforce(self)
 
     def _number(self, event: HistoryEvent, event_id: int | None = None) -> None:
         event.event_id = self.state.next_event_id if event_id is None else event_id

@@ -37,7 +37,7 @@ from perdure.core.jobs import decides
 from perdure.features.workflow import notes
 from perdure.features.workflow.jobs import FirstTaskDue, WorkflowTaskTimeout
 from perdure.features.workflow.registry import applies, applies_note
-from perdure.features.workflow.state import TaskStatus, WorkflowState, WorkflowTask
+from perdure.features.workflow.state import TaskStatus, WorkflowState, WorkflowTask, WorkflowVolatile
 from perdure.features.workflow.step import WorkflowStep
 
 BACKOFF_FROM_ATTEMPT = 3
@@ -60,6 +60,9 @@ def schedule_task(step: WorkflowStep, *, original_scheduled_at: int = 0) -> None
     """
     state = step.state
     if step.task.is_pending or state.first_task_pending or state.is_paused or not state.is_open:
+        return
+    if step.holds_task:
+        step.wants_task = True
         return
     is_new = step.has_waiting_events
     step.flush()
@@ -251,6 +254,16 @@ def task_events(state: WorkflowState, task: WorkflowTask) -> tuple[HistoryEvent,
     return scheduled, started
 
 
+def unwritten_events(state: WorkflowState, volatile: WorkflowVolatile) -> list[HistoryEvent]:
+    """The events that readers see behind the written history: those of a transient or speculative task, without its worker."""
+    task = volatile.speculative or state.task
+    if not state.is_open or not task.is_pending or task.is_written or task.scheduled_event_id != state.next_event_id:
+        return []
+    scheduled, started = task_events(state, task)
+    started.workflow_task_started_event_attributes.identity = ""
+    return [scheduled, started] if task.is_started else [scheduled]
+
+
 def fail_task(
     step: WorkflowStep, cause: WorkflowTaskFailedCause.ValueType, failure: Failure | None, identity: str, *,
     binary_checksum: str = "", base_run_id: str = "", new_run_id: str = "",
@@ -299,6 +312,7 @@ def _end(state: WorkflowState, touch: Touch, *, counts: bool) -> None:
         counts = False
     if counts:
         task.attempt += 1
+    state.close_attempted = False
     _clear(task)
     touch(task)
 
@@ -359,6 +373,18 @@ def _completed(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
 def _sticky_changed(state: WorkflowState, note: notes.StickyChanged, touch: Touch) -> None:
     state.sticky_queue = note.queue
     state.sticky_timeout = note.timeout
+    if state.task.is_scheduled:
+        # It waits in the queue of before, which may have nobody left: it goes to the other queue too.
+        state.task.sticky = bool(note.queue)
+        if not note.queue:
+            state.task.schedule_to_start_deadline = 0
+        touch(state.task)
+
+
+def end_stickiness(step: WorkflowStep) -> None:
+    """The next task goes to the normal queue."""
+    if step.state.sticky_queue:
+        step.note(notes.StickyChanged("", 0))
 
 
 # -- buffered events -------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from perdure.core.errors import invalid_argument
+from perdure.core.execution import RunKey
 
 
 class TaskToken(msgspec.Struct, frozen=True):
@@ -63,3 +64,9 @@ def decode_token(data: bytes) -> TaskToken:
     except DecodeError:
         raise invalid_argument("Error deserializing task token.") from None
     return TaskToken(*(getattr(message, name) for name in _NAMES))
+
+
+def run_key(token: TaskToken) -> RunKey:
+    from perdure.features.workflow.kind import WORKFLOW
+
+    return RunKey(token.namespace_id, WORKFLOW, token.workflow_id, token.run_id)

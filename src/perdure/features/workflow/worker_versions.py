@@ -7,6 +7,7 @@ from typing import Protocol
 from temporalio.api.common.v1 import WorkerVersionCapabilities, WorkerVersionStamp
 from temporalio.api.deployment.v1 import WorkerDeploymentOptions
 from temporalio.api.enums.v1 import WorkerVersioningMode
+from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest
 
 
 class Poll(Protocol):
@@ -26,3 +27,10 @@ def stamp_of(poll: Poll) -> WorkerVersionStamp | None:
     if not capabilities.build_id or (capabilities.use_versioning and capabilities.deployment_series_name):
         return None
     return WorkerVersionStamp(build_id=capabilities.build_id, use_versioning=capabilities.use_versioning)
+
+
+def inline_stamp(completion: RespondWorkflowTaskCompletedRequest) -> WorkerVersionStamp | None:
+    """The stamp for a task that a worker gets with the answer to the one before. Build-id sets keep their own books."""
+    if not completion.HasField("worker_version_stamp") or completion.worker_version_stamp.use_versioning:
+        return None
+    return completion.worker_version_stamp

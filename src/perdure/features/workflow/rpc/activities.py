@@ -18,17 +18,16 @@ from temporalio.api.workflowservice.v1 import (
 from perdure.core.call import Call, MethodTable
 from perdure.core.errors import ApiError, Code, invalid_argument
 from perdure.engine.transaction import Transaction
-from perdure.features.workflow.activities import start_activity
+from perdure.features.workflow.activities import start_activity, take_back
 from perdure.features.workflow.activity_task import activity_task
 from perdure.features.workflow.effects import ACTIVITY_QUEUE
 from perdure.features.workflow.jobs import DispatchActivityTask
 from perdure.features.workflow.rpc.activity_answers import ActivityAnswers, by_token
-from perdure.features.workflow.rpc.tasks import poll_until
 from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.tokens import decode_token
+from perdure.features.workflow.tokens import TaskToken, decode_token
 from perdure.features.workflow.validation import merge_priority
-from perdure.matching.task_queue import QueueKey, Task
+from perdure.matching.task_queue import Task
 
 CLAIMS = 3
 """How often a claim is repeated whose commit failed or has an unknown outcome."""
@@ -49,16 +48,30 @@ class ActivityRpc:
         methods.handle("RespondActivityTaskCanceled", self.cancel)
 
     async def poll(self, request: PollActivityTaskQueueRequest, call: Call) -> PollActivityTaskQueueResponse:
-        key = QueueKey(call.namespace_id, request.task_queue.name, ACTIVITY_QUEUE)
-        until = poll_until(call, self._services)
-        while True:
-            task = await self._services.matching.poll(key, request.identity, until, is_connected=call.is_connected)
-            if task is None:
-                return PollActivityTaskQueueResponse()
-            with self._services.matching.held(key, task):
-                response = await self._claim(task, request)
-            if response is not None:
-                return response
+        polling = self._services.polling
+        polling.check(request, queue_first=True)
+        metadata = request.task_queue_metadata
+        rate = metadata.max_tasks_per_second.value if metadata.HasField("max_tasks_per_second") else None
+
+        async def start(task: Task) -> PollActivityTaskQueueResponse | None:
+            return await self._claim(task, request)
+
+        async def give_back(task: Task, response: PollActivityTaskQueueResponse) -> None:
+            await self._give_back(decode_token(response.task_token))
+
+        return await polling.poll(ACTIVITY_QUEUE, request, call, start, give_back, rate) or PollActivityTaskQueueResponse()
+
+    async def _give_back(self, token: TaskToken) -> None:
+        """The worker has gone before it got its task: the attempt has not begun."""
+
+        def decide(step: WorkflowStep, transaction: Transaction) -> None:
+            activity = step.state.activities.get(token.scheduled_event_id)
+            if activity is None or not step.state.is_open or not activity.started_at:
+                return
+            if (activity.attempt, activity.started_stamp) == (token.attempt, token.stamp):
+                take_back(step, activity)
+
+        await self._services.step(token.namespace_id, token.workflow_id, token.run_id, decide)
 
     async def _claim(self, task: Task, request: PollActivityTaskQueueRequest) -> PollActivityTaskQueueResponse | None:
         """Start the attempt for this worker; None when it is stale.

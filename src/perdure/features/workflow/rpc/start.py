@@ -27,7 +27,7 @@ from perdure.features.workflow.kind import WORKFLOW
 from perdure.features.workflow.links import event_link, request_link
 from perdure.features.workflow.options import attach
 from perdure.features.workflow.rpc.start_checks import StartRequest, check_signal_with_start, check_start
-from perdure.features.workflow.rpc.tasks import TaskRpc
+from perdure.features.workflow.rpc.tasks import TaskRpc, hand_out
 from perdure.features.workflow.services import WorkflowServices, step_of
 from perdure.features.workflow.start import Start, begin
 from perdure.features.workflow.state import Status, TaskStatus, WorkflowState
@@ -103,7 +103,8 @@ class StartRpc:
         execution = await self._services.run(key.namespace_id, key.business_id, response.run_id)
         task = execution.state.task
         if execution.state.started.eager_execution_accepted and task.status == TaskStatus.STARTED and task.started_event_id == 3:
-            response.eager_workflow_task.CopyFrom(await self._tasks.task_response(execution, [], is_sticky=False))
+            handed = hand_out(execution.key, execution.state, execution.volatile, [], is_sticky=False)
+            response.eager_workflow_task.CopyFrom(await self._tasks.with_history(execution.key, handed))
 
     async def signal_with_start(
         self, request: SignalWithStartWorkflowExecutionRequest, call: Call

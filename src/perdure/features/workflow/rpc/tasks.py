@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from temporalio.api.common.v1 import WorkflowExecution as WorkflowExecutionId
-from temporalio.api.enums.v1 import WorkflowTaskFailedCause
+from temporalio.api.enums.v1 import TaskQueueKind, WorkflowTaskFailedCause
+from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.protocol.v1 import Message
+from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import (
     PollWorkflowTaskQueueRequest,
     PollWorkflowTaskQueueResponse,
@@ -18,75 +20,107 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.core.call import Call, MethodTable
-from perdure.core.clock import SECOND, to_timestamp
-from perdure.core.errors import ApiError, not_found
+from perdure.core.clock import to_timestamp
+from perdure.core.errors import ApiError, Code, not_found
 from perdure.core.execution import RunKey
 from perdure.engine.transaction import Transaction
+from perdure.features.task_queue.validation import check_identity, check_version
 from perdure.features.workflow.activity_commands import start_eager_activities
 from perdure.features.workflow.activity_task import activity_task
+from perdure.features.workflow.closing import SERVER_IDENTITY, terminate
 from perdure.features.workflow.completion import Completion, complete_task
 from perdure.features.workflow.effects import WORKFLOW_QUEUE
 from perdure.features.workflow.interaction import CLOSED
+from perdure.features.workflow.queries import carried
 from perdure.features.workflow.rpc.paging import HistoryPages
+from perdure.features.workflow.rpc.queries import QueryRpc
 from perdure.features.workflow.services import WorkflowServices
-from perdure.features.workflow.state import TaskStatus, WorkflowTask
+from perdure.features.workflow.state import TaskStatus, WorkflowState, WorkflowTask, WorkflowVolatile
 from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.task import fail_task, schedule_task, start_task, task_events
+from perdure.features.workflow.task import end_stickiness, fail_task, schedule_task, start_task, task_events, time_out, write_task_events
 from perdure.features.workflow.tokens import TaskToken, decode_token, encode_token, run_key
 from perdure.features.workflow.update_messages import outgoing
 from perdure.features.workflow.worker_versions import stamp_of
 from perdure.matching.task_queue import QueueKey, Task
 
-ANSWER_BEFORE = 1 * SECOND
-"""An empty answer leaves so much earlier than the caller's deadline, so that it arrives in time."""
+Cause = WorkflowTaskFailedCause
+NO_TASK = "Workflow task not found."
+LARGEST_FAILURE_KEPT = 4 * 1024
+"""Bytes of a failure that is over the limit which are kept, so that a person sees what it was."""
 
 
 class TaskRpc:
     """Hands workflow tasks to workers and takes their answers."""
 
-    def __init__(self, services: WorkflowServices, pages: HistoryPages) -> None:
+    def __init__(self, services: WorkflowServices, pages: HistoryPages, queries: QueryRpc) -> None:
         self._services = services
         self._pages = pages
+        self._queries = queries
 
     def register(self, methods: MethodTable) -> None:
         methods.handle("PollWorkflowTaskQueue", self.poll)
         methods.handle("RespondWorkflowTaskCompleted", self.complete)
         methods.handle("RespondWorkflowTaskFailed", self.fail)
 
+    # -- polls --------------------------------------------------------------------------------------
     async def poll(self, request: PollWorkflowTaskQueueRequest, call: Call) -> PollWorkflowTaskQueueResponse:
-        key = QueueKey(call.namespace_id, request.task_queue.name, WORKFLOW_QUEUE)
-        until = poll_until(call, self._services)
-        while True:
-            task = await self._services.matching.poll(key, request.identity, until, is_connected=call.is_connected)
-            if task is None:
-                return PollWorkflowTaskQueueResponse()
-            with self._services.matching.held(key, task):
-                response = await self._start(task, request)
-            if response is not None:
-                return response
+        polling = self._services.polling
+        polling.check(request, queue_first=False)
+
+        async def start(task: Task) -> PollWorkflowTaskQueueResponse | None:
+            response = await (self._queries.task_response(task) if task.job is None else self._start(task, request))
+            queue = self._services.matching.find(QueueKey(call.namespace_id, request.task_queue.name, WORKFLOW_QUEUE))
+            if response is not None and queue is not None:
+                response.backlog_count_hint = queue.backlog_count
+            return response
+
+        async def give_back(task: Task, response: PollWorkflowTaskQueueResponse) -> None:
+            if task.job is None:
+                self._services.matching.queue(QueueKey(call.namespace_id, request.task_queue.name, WORKFLOW_QUEUE)).put_back(task)
+            else:
+                await self._give_back(decode_token(response.task_token))
+
+        response = await polling.poll(WORKFLOW_QUEUE, request, call, start, give_back)
+        return response or PollWorkflowTaskQueueResponse()
 
     async def _start(self, task: Task, request: PollWorkflowTaskQueueRequest) -> PollWorkflowTaskQueueResponse | None:
         """Claim the task; None when it is stale."""
         key, job = task.key, task.job
         assert job is not None
+        queue = request.task_queue
 
         def decide(step: WorkflowStep, transaction: Transaction) -> Handed | None:
-            if not step.state.is_open or not job.is_current(step.state, step.volatile):
+            state = step.state
+            if not state.is_open or not job.is_current(state, step.volatile):
                 return None
             if step.volatile.speculative is not None and not step.volatile.updates:
                 step.set_speculative(None)  # what it was scheduled for has gone
                 return None
+            if queue.kind == TaskQueueKind.TASK_QUEUE_KIND_STICKY and not state.sticky_queue:
+                return None  # a worker's own queue, but the run is not that worker's any more; the task is in the normal queue too
+            if state.sticky_queue and queue.name != state.sticky_queue:
+                end_stickiness(step)
             start_task(step, request.identity, transaction.ids.uuid(), stamp_of(request))
-            is_sticky = request.task_queue.name != step.state.task_queue
-            return hand_out(step, outgoing(step, include_sent=True), is_sticky=is_sticky)
+            messages = outgoing(step, include_sent=True)
+            return hand_out(step.key, state, step.volatile, messages, is_sticky=bool(state.sticky_queue))
 
         try:
             handed = await self._services.step(key.namespace_id, key.business_id, key.run_id, decide)
             return await self.with_history(key, handed) if handed is not None else None
         except ApiError as error:
-            if error.code.name == "NOT_FOUND":
+            if error.code == Code.NOT_FOUND:
                 return None
             raise
+
+    async def _give_back(self, token: TaskToken) -> None:
+        """The worker has gone before it got its task: another one shall have it now, not when the time for it is over."""
+
+        def decide(step: WorkflowStep, transaction: Transaction) -> None:
+            if _is_for(token, step):
+                write_task_events(step)
+                time_out(step, started=True)
+
+        await self._services.step(token.namespace_id, token.workflow_id, token.run_id, decide)
 
     async def with_history(self, key: RunKey, handed: Handed) -> PollWorkflowTaskQueueResponse:
         """A started task as its worker gets it. Raises ApiError."""
@@ -97,20 +131,22 @@ class TaskRpc:
             handed.response.history.events.extend(handed.unwritten)
         return handed.response
 
+    # -- answers ------------------------------------------------------------------------------------
     async def complete(self, request: RespondWorkflowTaskCompletedRequest, call: Call) -> RespondWorkflowTaskCompletedResponse:
         token = decode_token(request.task_token)
-
+        self._check_completion(request)
         response = RespondWorkflowTaskCompletedResponse()
         handed: list[Handed] = []
 
-        def decide(step: WorkflowStep, transaction: Transaction) -> Completion:
-            _check_token(step, token, "Workflow task not found.")
+        def decide(step: WorkflowStep, transaction: Transaction) -> Completion | ApiError:
+            if not _is_for(token, step):
+                raise not_found(NO_TASK)
             completion = complete_task(step, transaction, request)
-            if completion.discarded:
+            if isinstance(completion, Completion) and completion.discarded:
                 response.reset_history_event_id = step.state.task.last_started_event_id
             response.activity_tasks.extend(activity_task(step, activity) for activity in start_eager_activities(step, completion))
-            if request.return_new_workflow_task and step.task.is_started:
-                handed.append(hand_out(step, completion.outgoing, is_sticky=True))
+            if completion.started_next:
+                handed.append(hand_out(step.key, step.state, step.volatile, completion.outgoing, is_sticky=True))
             return completion
 
         await self._services.step(token.namespace_id, token.workflow_id, token.run_id, decide)
@@ -118,16 +154,29 @@ class TaskRpc:
             response.workflow_task.CopyFrom(await self.with_history(run_key(token), handed[0]))
         return response
 
+    def _check_completion(self, request: RespondWorkflowTaskCompletedRequest) -> None:
+        limit = self._services.limits.max_id_length
+        check_identity(request.identity, limit)
+        options = request.deployment_options if request.HasField("deployment_options") else None
+        check_version(request.worker_version_stamp, options, request.sticky_attributes.worker_task_queue, limit)
+
     async def fail(self, request: RespondWorkflowTaskFailedRequest, call: Call) -> RespondWorkflowTaskFailedResponse:
         token = decode_token(request.task_token)
+        check_identity(request.identity, self._services.limits.max_id_length)
+        failure = request.failure if request.HasField("failure") else None
+        if failure is not None and failure.ByteSize() > self._services.limits.blob_size_error_bytes:
+            failure = _shortened(failure)
 
         def decide(step: WorkflowStep, transaction: Transaction) -> None:
             if not step.state.is_open:
                 raise not_found(CLOSED)
-            _check_token(step, token, "Workflow task not found.")
-            cause = request.cause or WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNSPECIFIED
-            failure = request.failure if request.HasField("failure") else None
-            fail_task(step, cause, failure, request.identity, binary_checksum=request.binary_checksum)
+            if not _is_for(token, step):
+                raise not_found(NO_TASK)
+            if request.cause == Cause.WORKFLOW_TASK_FAILED_CAUSE_GRPC_MESSAGE_TOO_LARGE:
+                # The worker's answer will not get smaller by trying again.
+                terminate(step, "GrpcMessageTooLarge", SERVER_IDENTITY)
+                return
+            fail_task(step, request.cause, failure, request.identity, binary_checksum=request.binary_checksum)
             schedule_task(step)
 
         await self._services.step(token.namespace_id, token.workflow_id, token.run_id, decide)
@@ -147,19 +196,23 @@ class Handed:
     unwritten: tuple[HistoryEvent, ...]
 
 
-def hand_out(step: WorkflowStep, messages: list[Message], *, is_sticky: bool) -> Handed:
-    """The task that this step started, here and now: by the time it is durable the run may have gone on.
+def hand_out(
+    key: RunKey, state: WorkflowState, volatile: WorkflowVolatile, messages: list[Message], *, is_sticky: bool
+) -> Handed:
+    """The run's started task, here and now: by the time its start is durable the run may have gone on.
 
     is_sticky: the worker has seen the history up to its last completed task.
     """
-    state, task, key = step.state, step.task, step.key
+    task = volatile.speculative or state.task
     is_written = task.status == TaskStatus.STARTED
     response = PollWorkflowTaskQueueResponse(
         task_token=encode_token(_token(key, task)),
         workflow_execution=WorkflowExecutionId(workflow_id=key.business_id, run_id=key.run_id),
         workflow_type=state.started.workflow_type, previous_started_event_id=state.task.last_started_event_id,
-        started_event_id=task.started_event_id, attempt=task.attempt, workflow_execution_task_queue={"name": state.task_queue, "kind": 1},
+        started_event_id=task.started_event_id, attempt=task.attempt,
+        workflow_execution_task_queue=TaskQueue(name=state.task_queue, kind=TaskQueueKind.TASK_QUEUE_KIND_NORMAL),
         scheduled_time=to_timestamp(task.scheduled_at), started_time=to_timestamp(task.started_at), messages=messages,
+        queries=carried(volatile),
     )  # fmt: skip
     response.history.SetInParent()
     return Handed(
@@ -170,10 +223,15 @@ def hand_out(step: WorkflowStep, messages: list[Message], *, is_sticky: bool) ->
     )
 
 
-def poll_until(call: Call, services: WorkflowServices) -> int:
-    """When a long poll is answered with nothing."""
-    until = services.clock.now() + services.limits.matching_long_poll_ns
-    return min(until, call.deadline - ANSWER_BEFORE) if call.deadline is not None else until
+def _shortened(failure: Failure) -> Failure:
+    """A failure over the size limit, as history keeps it."""
+    cause = Failure(message=failure.message[:LARGEST_FAILURE_KEPT], source=failure.source[:LARGEST_FAILURE_KEPT])
+    if failure.HasField("application_failure_info"):
+        cause.application_failure_info.type = failure.application_failure_info.type[:LARGEST_FAILURE_KEPT]
+        cause.application_failure_info.non_retryable = failure.application_failure_info.non_retryable
+    shortened = Failure(message="Failure exceeds size limit.", source="Server", cause=cause)
+    shortened.server_failure_info.non_retryable = True
+    return shortened
 
 
 def _token(key: RunKey, task: WorkflowTask) -> TaskToken:
@@ -182,8 +240,7 @@ def _token(key: RunKey, task: WorkflowTask) -> TaskToken:
     )
 
 
-def _check_token(step: WorkflowStep, token: TaskToken, message: str) -> None:
-    """The answer must belong to the present attempt of the present task."""
+def _is_for(token: TaskToken, step: WorkflowStep) -> bool:
+    """Whether an answer belongs to the present attempt of the present task."""
     task = step.task
-    if not step.state.is_open or not task.is_started or _token(step.key, task) != token:
-        raise not_found(message)
+    return step.state.is_open and task.is_started and _token(step.key, task) == token
