@@ -23,6 +23,7 @@ from perdure.features.namespace.removal import NamespaceRemoval
 from perdure.features.namespace.rpc import NamespaceRpc
 from perdure.features.search_attributes.rpc import SearchAttributesRpc
 from perdure.features.system.rpc import SystemRpc
+from perdure.features.task_queue.metrics import TaskQueueMetrics
 from perdure.features.workflow import feature as workflow
 from perdure.features.workflow.kind import WorkflowKind
 from perdure.features.workflow.services import WorkflowServices
@@ -62,13 +63,15 @@ class Core:
         self.clock = clock
         self.ids = ids
         self.registry = registry
+        metrics = ServerMetrics(registry)
         self.namespaces = NamespaceRegistry(store, ids)
         kinds: dict[str, Kind[Any, Any]] = {WorkflowKind.name: WorkflowKind(settings.limits, self.namespaces)}
         self.engine = Engine(
             store, kinds, clock, ids, owner=owner, partitions=settings.partitions, cache_bytes=settings.cache_size_bytes,
-            standby=settings.standby, observer=ServerMetrics(registry),
+            standby=settings.standby, observer=metrics,
         )  # fmt: skip
         self.matching = Matching(clock)
+        TaskQueueMetrics(metrics, registry, self.matching, self.namespaces)
         self.removal = NamespaceRemoval(self.namespaces, self.engine, clock)
         self.methods = method_table()
         checks = Checks(self.namespaces, lambda token: decode_token(token).namespace_id, clock, settings.limits)

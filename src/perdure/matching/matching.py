@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from temporalio.api.enums.v1 import ResourceExhaustedCause, ResourceExhaustedScope
@@ -60,7 +60,7 @@ class Matching:
         return queue.backlog_tasks()
 
     @contextmanager
-    def admit(self, namespace_id: str, task_type: int, limit: int) -> Iterator[None]:
+    def admit(self, namespace_id: str, task_type: int, limit: int) -> Generator[None]:
         """Count a poll for as long as it waits. Raises ApiError RESOURCE_EXHAUSTED beyond `limit` polls of one type in a namespace."""
         counter = (namespace_id, task_type)
         polls = self._polls.get(counter, 0) + 1
@@ -102,7 +102,7 @@ class Matching:
 
     async def _wait(self, queue: TaskQueue, poller: Poller, until: int) -> Task | None:
         future = poller.future
-        alarm = self.clock.call_at(until, lambda: future.done() or future.set_result(None))
+        alarm = self.clock.call_at(until, poller.give_up)
         try:
             return await future
         except asyncio.CancelledError:

@@ -43,6 +43,11 @@ class Poller:
     is_connected: Callable[[], bool] = always
     worker_instance_key: str = ""
 
+    def give_up(self) -> None:
+        """End with nothing, unless it has ended already."""
+        if not self.future.done():
+            self.future.set_result(None)
+
 
 @dataclass(slots=True)
 class PollerInfo:

@@ -206,8 +206,7 @@ class TaskQueue:
         released = [poller for poller in self._waiting.values() if accept(poller)]
         for poller in released:
             self.forget(poller)
-            if not poller.future.done():
-                poller.future.set_result(None)
+            poller.give_up()
         return len(released)
 
     def scaling_hint(self, task: Task, waited: int) -> int:

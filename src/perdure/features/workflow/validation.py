@@ -13,7 +13,7 @@ from temporalio.api.enums.v1 import TaskQueueKind, TimeoutType
 from temporalio.api.taskqueue.v1 import TaskQueue
 
 from perdure.core.clock import DAY, SECOND, duration_ns, to_duration
-from perdure.core.errors import ApiError, invalid_argument
+from perdure.core.errors import invalid_argument
 from perdure.core.limits import RetryDefaults
 
 LONGEST_DURATION = 100 * 365 * DAY

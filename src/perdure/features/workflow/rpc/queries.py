@@ -91,7 +91,7 @@ class QueryRpc:
         query_id = self._services.engine.ids.uuid()
         waiting = WaitingQuery(query, loop.create_future())
         expired: asyncio.Future[None] = loop.create_future()
-        alarm = self._services.clock.call_at(until, lambda: expired.done() or expired.set_result(None))
+        alarm = self._services.clock.call_at(until, lambda: expired.set_result(None))
         try:
             while not waiting.answer.done():
                 if needs_no_task(execution.state, execution.volatile):
@@ -108,6 +108,7 @@ class QueryRpc:
             return waiting.answer.result()
         finally:
             alarm.cancel()
+            expired.cancel()
             execution.volatile.queries.pop(query_id, None)
 
     async def _next_change(self, execution: WorkflowExecution, waiting: WaitingQuery, expired: asyncio.Future[None]) -> None:

@@ -142,7 +142,9 @@ class TaskRpc:
             if not _is_for(token, step):
                 raise not_found(NO_TASK)
             completion = complete_task(step, transaction, request)
-            if isinstance(completion, Completion) and completion.discarded:
+            if isinstance(completion, ApiError):
+                return completion
+            if completion.discarded:
                 response.reset_history_event_id = step.state.task.last_started_event_id
             response.activity_tasks.extend(activity_task(step, activity) for activity in start_eager_activities(step, completion))
             if completion.started_next:
