@@ -9,7 +9,7 @@ from typing import Any, NoReturn, cast
 
 from temporalio.api.command.v1 import Command
 from temporalio.api.enums.v1 import CommandType, WorkerVersioningMode, WorkflowTaskFailedCause
-from temporalio.api.failure.v1 import Failure
+from temporalio.api.failure.v1 import Failure, ServerFailureInfo
 from temporalio.api.history.v1 import WorkflowTaskCompletedEventAttributes
 from temporalio.api.protocol.v1 import Message
 from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest
@@ -266,7 +266,7 @@ def _refuse(refused: CommandRefused, request: RespondWorkflowTaskCompletedReques
         fail_sent(step)
         if attempt > 1 and refused.cause != Cause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND:
             return invalid_argument(refused.message)
-        failure = Failure(message=refused.message, source="", server_failure_info={})
+        failure = Failure(message=refused.message, server_failure_info=ServerFailureInfo())
         fail_task(step, refused.cause, failure, request.identity, binary_checksum=request.binary_checksum)
         if refused.terminate:
             terminate(step, refused.message, "history-service")
