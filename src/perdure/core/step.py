@@ -45,6 +45,10 @@ class Step(Generic[S, V]):
         self.touched_volatile: dict[int, Part] = {}
         self.volatile_changed = False
         self.effects: list[Callable[[], None]] = []
+        #: Begins another run of the same chain, in the same commit: given its id, returns its step. The engine sets it.
+        self.begin_run: Callable[[str], AnyStep] = _no_transaction
+        #: Of a run that this step creates: the id of the run that was the current one before, "" for none.
+        self.previous_run_id = ""
         self._undoes: list[Callable[[], None]] = []
         self._events: list[bytes] = []
 
@@ -100,6 +104,10 @@ class Step(Generic[S, V]):
     def after_commit(self, effect: Callable[[], None]) -> None:
         """Call something once this step is durable (and never if it does not become so). Must be quick and must not raise."""
         self.effects.append(effect)
+
+
+def _no_transaction(run_id: str) -> AnyStep:
+    raise RuntimeError("this step belongs to no transaction")
 
 
 AnyStep = Step[Any, Any]

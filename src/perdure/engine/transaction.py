@@ -50,6 +50,7 @@ class Transaction:
         if step is None:
             kind: Kind[Any, Any] = execution.kind
             step = kind.step(execution.key, execution.state, execution.volatile, self.now, self.ids)
+            step.begin_run = lambda run_id: self.create(kind, run_id)
             self.steps[execution.uid] = step
             self.executions[execution.uid] = execution
         return step
@@ -62,15 +63,17 @@ class Transaction:
             run_id=run_id, is_current=current, type_name="", task_queue="", status=0, start_at=self.now, execution_at=self.now,
         )  # fmt: skip
         execution: AnyExecution = Execution(kind, key, header, kind.new_state(), kind.new_volatile())
+        previous = self.current
         if current:
-            previous = self.current
             if previous is not None:
                 self.superseded.append(previous.uid)
                 previous.header.is_current = False
             self.chain.current_run_id = run_id
         self.chain.runs[run_id] = execution
         self.created.add(execution.uid)
-        return self.step(execution)
+        step = self.step(execution)
+        step.previous_run_id = previous.key.run_id if current and previous is not None else ""
+        return step
 
     def after_commit(self, effect: Callable[[], None]) -> None:
         """Call something once the transaction is durable. Must be quick and must not raise."""

@@ -10,11 +10,15 @@ from perdure.features.workflow import (
     activities,
     activity_commands,
     activity_control,
+    children,
     closing,
+    continue_as_new,
+    external,
     interaction,
     options,
     pause,
     properties,
+    reset_points,
     speculative,
     start,
     task,
@@ -22,7 +26,10 @@ from perdure.features.workflow import (
     update_messages,
     updates,
 )
+from perdure.features.workflow.child_messages import ChildMessages
 from perdure.features.workflow.effects import WorkflowEffects
+from perdure.features.workflow.external_messages import ExternalMessages
+from perdure.features.workflow.messages import Messenger
 from perdure.features.workflow.rpc.activities import ActivityRpc
 from perdure.features.workflow.rpc.activities_by_id import ActivityByIdRpc
 from perdure.features.workflow.rpc.activity_answers import ActivityAnswers
@@ -44,11 +51,15 @@ CONCERNS = (
     activities,
     activity_commands,
     activity_control,
+    children,
     closing,
+    continue_as_new,
+    external,
     interaction,
     options,
     pause,
     properties,
+    reset_points,
     speculative,
     start,
     task,
@@ -61,6 +72,9 @@ CONCERNS = (
 def register(services: WorkflowServices, methods: MethodTable) -> None:
     """Give the engine its effects and the API its handlers."""
     WorkflowEffects(services).register(services.engine.effects)
+    messenger = Messenger(services)
+    ChildMessages(messenger).register()
+    ExternalMessages(messenger).register()
     pages = HistoryPages(services.engine)
     answers = ActivityAnswers(services)
     ActivityRpc(services, answers).register(methods)

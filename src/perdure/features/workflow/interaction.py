@@ -14,6 +14,7 @@ from temporalio.api.history.v1 import (
 
 from perdure.core.errors import busy_workflow, invalid_argument, not_found
 from perdure.core.execution import Touch
+from perdure.features.workflow.outgoing import message_id
 from perdure.features.workflow.registry import applies, numbered
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
@@ -84,3 +85,6 @@ def request_cancel(
 @applies(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED)
 def _cancel_requested(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     state.cancel_requested = True
+    attributes = event.workflow_execution_cancel_requested_event_attributes
+    if attributes.HasField("external_workflow_execution"):
+        state.cancel_request_id = message_id(attributes.external_workflow_execution.run_id, attributes.external_initiated_event_id)

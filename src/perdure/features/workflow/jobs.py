@@ -120,3 +120,46 @@ class HeartbeatTimeout(PureJob, frozen=True, eq=False):
     def is_current(self, state: WorkflowState, volatile: object) -> bool:
         part = self.part(state)
         return part is not None and any(self == job and self.at == job.at for job in part.jobs(state))
+
+
+class StartChild(EffectJob, frozen=True):
+    """Begin a child workflow."""
+
+    initiated_event_id: int
+
+    def part(self, state: WorkflowState) -> Part | None:
+        return state.children.get(self.initiated_event_id)
+
+
+class CloseChild(EffectJob, frozen=True):
+    """The parent has closed: do to the child what its parent close policy says."""
+
+    initiated_event_id: int
+
+    def part(self, state: WorkflowState) -> Part | None:
+        return state.children.get(self.initiated_event_id)
+
+
+class ReportToParent(EffectJob, frozen=True):
+    """A child has closed: tell its parent."""
+
+    def part(self, state: WorkflowState) -> Part | None:
+        return state
+
+
+class SendSignal(EffectJob, frozen=True):
+    """Deliver a signal to another workflow."""
+
+    initiated_event_id: int
+
+    def part(self, state: WorkflowState) -> Part | None:
+        return state.external_signals.get(self.initiated_event_id)
+
+
+class SendCancel(EffectJob, frozen=True):
+    """Deliver a cancel request to another workflow."""
+
+    initiated_event_id: int
+
+    def part(self, state: WorkflowState) -> Part | None:
+        return state.external_cancels.get(self.initiated_event_id)

@@ -17,6 +17,7 @@ class RunCreated(Note, frozen=True, tag="created"):
     run_id: str
     retention: int
     start_request_id: str
+    previous_run_id: str = ""
 
 
 class EventBuffered(Note, frozen=True, tag="buffered"):
@@ -150,7 +151,19 @@ class ReadmittedUpdateRejected(Note, frozen=True, tag="update-rejected"):
     update_id: str
 
 
+class ParentInformed(Note, frozen=True, tag="parent-informed"):
+    """The parent knows how this run ended (or is gone itself)."""
+
+
+class ChildClosed(Note, frozen=True, tag="child-closed"):
+    """The parent close policy was applied to a child that was still open when its parent closed."""
+
+    initiated_event_id: int
+
+
 ALL = (
+    ParentInformed,
+    ChildClosed,
     RunCreated,
     EventBuffered,
     BufferFlushed,

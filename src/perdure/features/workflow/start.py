@@ -15,6 +15,7 @@ from perdure.features.workflow import notes
 from perdure.features.workflow.options import keep_callbacks
 from perdure.features.workflow.properties import merge_memo, merge_search_attributes
 from perdure.features.workflow.registry import applies, applies_note
+from perdure.features.workflow.reset_points import inherited_reset_points
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task import schedule_task
@@ -37,7 +38,7 @@ class Start:
 def begin(step: WorkflowStep, start: Start, *, schedules_task: bool = True) -> None:
     """Record the start of a new run, and its first workflow task unless it has to wait."""
     key = step.key
-    step.note(notes.RunCreated(key.business_id, key.run_id, start.retention, start.request_id))
+    step.note(notes.RunCreated(key.business_id, key.run_id, start.retention, start.request_id, step.previous_run_id))
     attributes = start.attributes
     attributes.workflow_id = key.business_id
     attributes.original_execution_run_id = attributes.original_execution_run_id or key.run_id
@@ -53,14 +54,16 @@ def _created(state: WorkflowState, note: notes.RunCreated, touch: Touch) -> None
     state.run_id = note.run_id
     state.retention = note.retention
     state.start_request_id = note.start_request_id
+    state.previous_run_id = note.previous_run_id
 
 
 @applies(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED)
 def _started(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     attributes = WorkflowExecutionStartedEventAttributes()
     attributes.CopyFrom(event.workflow_execution_started_event_attributes)
-    for large in ("input", "header", "memo", "search_attributes", "last_completion_result", "continued_failure"):
-        attributes.ClearField(large)  # history keeps them; a sleeping run should not
+    if not (attributes.HasField("retry_policy") or attributes.cron_schedule):
+        for large in ("input", "header", "memo", "search_attributes", "last_completion_result", "continued_failure"):
+            attributes.ClearField(large)  # history keeps them; a sleeping run should not, unless the next run begins with them
     state.started = attributes
     if state.start_request_id:
         state.request_ids[state.start_request_id] = (event.event_type, event.event_id)
@@ -82,4 +85,6 @@ def _started(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
         state.user_metadata = event.user_metadata
     merge_memo(state, event.workflow_execution_started_event_attributes.memo.fields)
     merge_search_attributes(state, event.workflow_execution_started_event_attributes.search_attributes.indexed_fields)
+    state.start_links = list(event.links)
+    state.reset_points = inherited_reset_points(attributes, state.start_at)
     touch(state)

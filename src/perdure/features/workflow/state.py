@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
-from temporalio.api.common.v1 import Callback, Payload, Priority, RetryPolicy, WorkerVersionStamp
+from temporalio.api.common.v1 import Callback, Link, Payload, Priority, RetryPolicy, WorkerVersionStamp
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionStartedEventAttributes
 from temporalio.api.sdk.v1 import UserMetadata
-from temporalio.api.workflow.v1 import VersioningOverride
+from temporalio.api.workflow.v1 import ResetPointInfo, VersioningOverride
 
 from perdure.core.jobs import Job, Part
 from perdure.features.workflow.activity_state import Activity
@@ -24,10 +24,12 @@ from perdure.features.workflow.jobs import (
     DispatchWorkflowTask,
     FireTimer,
     FirstTaskDue,
+    ReportToParent,
     RunTimeout,
     SpeculativeTaskTimeout,
     WorkflowTaskTimeout,
 )
+from perdure.features.workflow.outgoing import Child, ExternalCancel, ExternalSignal
 from perdure.features.workflow.update_registry import Registry
 
 if TYPE_CHECKING:
@@ -203,6 +205,9 @@ class WorkflowState(msgspec.Struct, gc=False):
     #: Of the pending activities' attributes, inputs included.
     pending_bytes: int = 0
     timers: dict[str, Timer] = {}
+    children: dict[int, Child] = {}
+    external_signals: dict[int, ExternalSignal] = {}
+    external_cancels: dict[int, ExternalCancel] = {}
     buffer: list[HistoryEvent] = []
     #: The next so many events of the journal were applied before (when they were buffered).
     numbering: int = 0
@@ -230,6 +235,15 @@ class WorkflowState(msgspec.Struct, gc=False):
     completed_updates: dict[str, int] = {}
     update_callbacks: list[UpdateCallback] = []
     pause: WorkflowPause | None = None
+    #: The run that was current before this one, "" for none; and the run that follows it, once this one has closed.
+    previous_run_id: str = ""
+    new_run_id: str = ""
+    start_links: list[Link] = []
+    reset_points: list[ResetPointInfo] = []
+    #: The run was ended by a reset, which goes on in another run: its children and its parent stay with that.
+    was_reset: bool = False
+    #: How the run ended, as long as its parent does not know.
+    unreported: HistoryEvent | None = None
 
     @property
     def is_open(self) -> bool:
@@ -252,9 +266,14 @@ class WorkflowState(msgspec.Struct, gc=False):
         yield self.task
         yield from self.activities.values()
         yield from self.timers.values()
+        yield from self.children.values()
+        yield from self.external_signals.values()
+        yield from self.external_cancels.values()
 
     def jobs(self, state: WorkflowState) -> Iterable[Job]:
         if not self.is_open:
+            if self.unreported is not None:
+                yield ReportToParent(0)
             return
         if self.first_task_pending:
             yield FirstTaskDue(max(self.execution_at, 1))

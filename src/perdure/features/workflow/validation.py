@@ -127,3 +127,18 @@ def merge_priority(base: Priority, override: Priority | None) -> Priority:
         fairness_key=override.fairness_key or base.fairness_key,
         fairness_weight=override.fairness_weight or base.fairness_weight,
     )
+
+
+LONGEST_TASK_TIMEOUT = 120 * SECOND
+"""Of a workflow task: a longer one would hide a dead worker."""
+
+
+def capped_run_timeout(run_timeout: int, execution_timeout: int) -> int:
+    """A run cannot last longer than its execution; 0 for none, nanoseconds."""
+    return min((timeout for timeout in (run_timeout, execution_timeout) if timeout), default=0)
+
+
+def capped_task_timeout(task_timeout: int, run_timeout: int, default: int) -> int:
+    """A workflow task cannot last longer than its run, nor than two minutes; nanoseconds."""
+    timeout = min(task_timeout or default, LONGEST_TASK_TIMEOUT)
+    return min(timeout, run_timeout) if run_timeout else timeout

@@ -1,0 +1,94 @@
+"""What a workflow run remembers of its dealings with other executions: children, signals and cancel requests it sends.
+
+Each is a part of its state and implies the job that delivers the message, until the outcome is recorded.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import msgspec
+from temporalio.api.common.v1 import Priority
+from temporalio.api.enums.v1 import ParentClosePolicy
+from temporalio.api.history.v1 import (
+    RequestCancelExternalWorkflowExecutionInitiatedEventAttributes,
+    SignalExternalWorkflowExecutionInitiatedEventAttributes,
+    StartChildWorkflowExecutionInitiatedEventAttributes,
+)
+from temporalio.api.sdk.v1 import UserMetadata
+
+from perdure.core.jobs import Job
+from perdure.features.workflow.jobs import CloseChild, SendCancel, SendSignal, StartChild
+
+if TYPE_CHECKING:
+    from perdure.features.workflow.state import WorkflowState
+
+
+def message_id(run_id: str, initiated_event_id: int) -> str:
+    """The request id of a message to another execution: the same on every delivery, and never that of another message."""
+    return str(uuid.uuid5(uuid.UUID(run_id), str(initiated_event_id)))
+
+
+class Child(msgspec.Struct):
+    """A pending child workflow.
+
+    attributes: as it was initiated; without the input once it has started. first_run_id: "" until the start is recorded; the child may
+    be several runs further. started_event_id: 0 until the started event has its id. is_closed: the parent close policy was applied.
+    """
+
+    initiated_event_id: int
+    initiated_at: int
+    attributes: StartChildWorkflowExecutionInitiatedEventAttributes
+    user_metadata: UserMetadata | None = None
+    first_run_id: str = ""
+    started_event_id: int = 0
+    is_closed: bool = False
+
+    def request_id(self, parent_run_id: str) -> str:
+        """Makes the start of the child happen once. The form is the official server's: it shows in the child's description."""
+        return f"{parent_run_id}:{self.initiated_event_id}:0"
+
+    def priority(self, parent: Priority) -> Priority:
+        """What the child leaves out comes from its parent."""
+        own = self.attributes.priority
+        return Priority(
+            priority_key=own.priority_key or parent.priority_key,
+            fairness_key=own.fairness_key or parent.fairness_key,
+            fairness_weight=own.fairness_weight or parent.fairness_weight,
+        )
+
+    def jobs(self, state: WorkflowState) -> Iterable[Job]:
+        if state.is_open:
+            if not self.first_run_id:
+                yield StartChild(0, self.initiated_event_id)
+            return
+        is_abandoned = self.attributes.parent_close_policy == ParentClosePolicy.PARENT_CLOSE_POLICY_ABANDON
+        if not (is_abandoned or self.is_closed or state.was_reset):
+            # Also when no start is recorded: it may have happened just before the parent closed.
+            yield CloseChild(0, self.initiated_event_id)
+
+
+class ExternalSignal(msgspec.Struct):
+    """A signal to another workflow that has not been delivered yet."""
+
+    initiated_event_id: int
+    initiated_at: int
+    attributes: SignalExternalWorkflowExecutionInitiatedEventAttributes
+
+    def jobs(self, state: WorkflowState) -> Iterable[Job]:
+        if state.is_open:
+            yield SendSignal(0, self.initiated_event_id)
+
+
+class ExternalCancel(msgspec.Struct):
+    """A cancel request to another workflow that has not been delivered yet."""
+
+    initiated_event_id: int
+    initiated_at: int
+    attributes: RequestCancelExternalWorkflowExecutionInitiatedEventAttributes
+
+    def jobs(self, state: WorkflowState) -> Iterable[Job]:
+        if state.is_open:
+            yield SendCancel(0, self.initiated_event_id)
