@@ -134,7 +134,7 @@ def _begin(step: WorkflowStep, attributes: Attributes, run_id: str) -> None:
         new.search_attributes.CopyFrom(search_attributes)
     if state.priority.ByteSize():
         new.priority.CopyFrom(state.priority)
-    new.completion_callbacks.extend(state.started.completion_callbacks)
+    new.completion_callbacks.extend(callback.callback for callback in state.callbacks)
     backoff = held_back(state, step.now, attributes.backoff_start_interval if attributes.HasField("backoff_start_interval") else None)
     if backoff is not None:
         new.first_workflow_task_backoff.CopyFrom(backoff)

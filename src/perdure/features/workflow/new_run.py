@@ -14,7 +14,7 @@ from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import WorkflowExecutionStartedEventAttributes
 
 from perdure.core.clock import SECOND, duration_ns, to_duration, to_timestamp
-from perdure.features.workflow.activities import is_retryable
+from perdure.features.workflow.activity_retry import backoff, is_retryable, requested_delay
 from perdure.features.workflow.cron import cron_backoff
 from perdure.features.workflow.reset_points import handed_on_reset_points
 from perdure.features.workflow.start import Start, begin
@@ -38,18 +38,18 @@ class NextRun:
 
 def after_failure(step: WorkflowStep, failure: Failure) -> tuple[NextRun | None, RetryState.ValueType]:
     """The run that follows a failed or timed out one, and what its close event says about retries."""
-    backoff, retry_state = workflow_retry(step.state, failure, step.now)
-    if backoff is not None:
-        return NextRun(step.ids.uuid(), Initiator.CONTINUE_AS_NEW_INITIATOR_RETRY, backoff), retry_state
+    interval, retry_state = workflow_retry(step.state, failure, step.now)
+    if interval is not None:
+        return NextRun(step.ids.uuid(), Initiator.CONTINUE_AS_NEW_INITIATOR_RETRY, interval), retry_state
     return after_success(step), retry_state
 
 
 def after_success(step: WorkflowStep) -> NextRun | None:
     """The next run of a cron schedule, None without one."""
-    backoff = cron_backoff(step.state.started.cron_schedule, step.state.execution_at, step.now)
-    if backoff is None:
+    interval = cron_backoff(step.state.started.cron_schedule, step.state.execution_at, step.now)
+    if interval is None:
         return None
-    return NextRun(step.ids.uuid(), Initiator.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE, backoff)
+    return NextRun(step.ids.uuid(), Initiator.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE, interval)
 
 
 def workflow_retry(state: WorkflowState, failure: Failure, now: int) -> tuple[int | None, RetryState.ValueType]:
@@ -62,32 +62,23 @@ def workflow_retry(state: WorkflowState, failure: Failure, now: int) -> tuple[in
     attempt = max(1, state.started.attempt)
     if attempt >= policy.maximum_attempts > 0:
         return None, RetryState.RETRY_STATE_MAXIMUM_ATTEMPTS_REACHED
-    interval = _retry_interval(policy.initial_interval, policy.backoff_coefficient, attempt, failure)
+    interval = requested_delay(failure)
+    if interval is None:
+        interval = backoff(policy, attempt)
     maximum = duration_ns(policy.maximum_interval)
-    if maximum and (interval <= 0 or interval > maximum):
+    if maximum and not 0 < interval <= maximum:
         interval = maximum
     if interval <= 0 or (state.execution_deadline and now + interval > state.execution_deadline):
         return None, RetryState.RETRY_STATE_TIMEOUT
     return interval, RetryState.RETRY_STATE_IN_PROGRESS
 
 
-def _retry_interval(initial: Duration, coefficient: float, attempt: int, failure: Failure) -> int:
-    """0 for one that no number can hold."""
-    if failure.HasField("application_failure_info") and failure.application_failure_info.HasField("next_retry_delay"):
-        return duration_ns(failure.application_failure_info.next_retry_delay)
-    try:
-        interval = duration_ns(initial) * coefficient ** (attempt - 1)
-    except OverflowError:
-        return 0
-    return int(interval) if interval < 2**63 else 0
-
-
-def held_back(state: WorkflowState, now: int, backoff: Duration | None) -> Duration | None:
+def held_back(state: WorkflowState, now: int, given: Duration | None) -> Duration | None:
     """The backoff of the next run (None: not given), raised so that the two runs begin at least a second apart."""
     lifetime = now - state.execution_at
-    if lifetime + (duration_ns(backoff) if backoff is not None else 0) < MINIMUM_LIFETIME:
+    if lifetime + (duration_ns(given) if given is not None else 0) < MINIMUM_LIFETIME:
         return to_duration(MINIMUM_LIFETIME - lifetime)
-    return backoff
+    return given
 
 
 def next_started(step: WorkflowStep) -> WorkflowExecutionStartedEventAttributes:
@@ -126,14 +117,14 @@ def begin_again(step: WorkflowStep, next_run: NextRun, result: Payloads | None, 
     new.cron_schedule = old.cron_schedule
     if next_run.initiator == Initiator.CONTINUE_AS_NEW_INITIATOR_RETRY:
         new.attempt = old.attempt + 1
-        new.completion_callbacks.extend(old.completion_callbacks)
+        new.completion_callbacks.extend(callback.callback for callback in state.callbacks)
     if failure is not None:
         new.continued_failure.CopyFrom(failure)
     if result is not None:
         new.last_completion_result.CopyFrom(result)
-    backoff = held_back(state, step.now, to_duration(next_run.backoff))
-    if backoff is not None:
-        new.first_workflow_task_backoff.CopyFrom(backoff)
+    wait = held_back(state, step.now, to_duration(next_run.backoff))
+    if wait is not None:
+        new.first_workflow_task_backoff.CopyFrom(wait)
     begin_next(step, next_run.run_id, new)
 
 

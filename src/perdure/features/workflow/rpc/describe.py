@@ -24,6 +24,7 @@ from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest, 
 from perdure.core.call import Call, MethodTable
 from perdure.core.clock import to_duration, to_timestamp
 from perdure.features.search_attributes.types import PREDEFINED, type_name
+from perdure.features.workflow.children import pending_child_info
 from perdure.features.workflow.pending_activities import pending_activity_info
 from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
 from perdure.features.workflow.state import WorkflowState, WorkflowTask
@@ -54,6 +55,7 @@ class DescribeRpc:
             workflow_extended_info=_extended_info(state),
             pending_workflow_task=_pending_task(run.volatile.speculative or state.task),
             pending_activities=[pending_activity_info(activity, now) for activity in state.activities.values()],
+            pending_children=[pending_child_info(child) for child in state.children.values()],
             callbacks=_callbacks(state),
         )
 
@@ -87,7 +89,7 @@ def _info(run: WorkflowExecution, custom: Mapping[str, int]) -> WorkflowExecutio
         state_transition_count=run.sequence,
         memo=Memo(fields=state.memo),
         search_attributes=shown_attributes(state, custom),
-        auto_reset_points=ResetPoints(),
+        auto_reset_points=ResetPoints(points=state.reset_points),
         task_queue=state.task_queue,
         root_execution=WorkflowExecutionId(workflow_id=root.workflow_id or state.workflow_id, run_id=root.run_id or state.run_id),
         first_run_id=started.first_execution_run_id,

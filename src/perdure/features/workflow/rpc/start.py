@@ -22,6 +22,7 @@ from perdure.core.errors import already_started
 from perdure.core.execution import ChainKey
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow.closing import SERVER_IDENTITY, terminate
+from perdure.features.workflow.cron import cron_backoff
 from perdure.features.workflow.interaction import signal
 from perdure.features.workflow.kind import WORKFLOW
 from perdure.features.workflow.links import event_link, request_link
@@ -238,7 +239,7 @@ def _has_backoff(request: StartRequest) -> bool:
 
 def _start(request: StartRequest, retention: int, now: int) -> Start:
     """The started event of a request."""
-    backoff = duration_ns(request.workflow_start_delay)
+    backoff = duration_ns(request.workflow_start_delay) or cron_backoff(request.cron_schedule, now, now) or 0
     attributes = WorkflowExecutionStartedEventAttributes(
         workflow_type=request.workflow_type, identity=request.identity, attempt=1, cron_schedule=request.cron_schedule,
         task_queue=TaskQueue(name=request.task_queue.name, kind=TaskQueueKind.TASK_QUEUE_KIND_NORMAL),

@@ -17,6 +17,7 @@ from perdure.core.limits import Limits
 from perdure.features.namespace.registry import Namespace
 from perdure.features.search_attributes.values import validate_search_attributes
 from perdure.features.workflow.callbacks import check_callbacks
+from perdure.features.workflow.cron import check_cron
 from perdure.features.workflow.links import check_links, without_callback_links
 from perdure.features.workflow.properties import is_null
 from perdure.features.workflow.validation import (
@@ -44,7 +45,7 @@ def check_start(request: StartWorkflowExecutionRequest, namespace: Namespace, li
     check_state(namespace)
     _check_workflow_id(request.workflow_id, limits)
     _check_retry_policy(request, limits)
-    _check_delay(request)
+    _check_delay(request, now)
     if not request.workflow_type.name:
         raise invalid_argument("WorkflowType is not set on request.")
     if _is_too_long(request.workflow_type.name, limits):
@@ -87,7 +88,7 @@ def check_signal_with_start(
     _check_length("Request ID", request.request_id, limits)
     _check_timeouts(request)
     _check_retry_policy(request, limits)
-    _check_delay(request)
+    _check_delay(request, now)
     _check_policies(request)
     if request.workflow_id_conflict_policy == Conflict.WORKFLOW_ID_CONFLICT_POLICY_FAIL:
         raise invalid_argument(
@@ -139,10 +140,11 @@ def _check_retry_policy(request: StartRequest, limits: Limits) -> None:
         check_retry_policy(request.retry_policy)
 
 
-def _check_delay(request: StartRequest) -> None:
+def _check_delay(request: StartRequest, now: int) -> None:
     if request.cron_schedule and request.HasField("workflow_start_delay"):
         raise invalid_argument("CronSchedule and WorkflowStartDelay may not be used together.")
     check_duration(request.workflow_start_delay, "An invalid WorkflowStartDelaySeconds is set on request. cause")
+    check_cron(request.cron_schedule, now)
 
 
 def _check_timeouts(request: StartRequest) -> None:
