@@ -14,7 +14,7 @@ from perdure.store.protocol import Header, JournalRow
 S = TypeVar("S")
 V = TypeVar("V")
 
-BASE_BYTES = 10_000
+BASE_BYTES = 16_000
 """What an execution costs in memory before it holds any data (measured: structs, dictionaries, jobs)."""
 
 
