@@ -228,8 +228,9 @@ def write_task_events(step: WorkflowStep, identity: str = "") -> None:
         step.set_speculative(None)
         end_first_backoff(step)
     scheduled, started = task_events(step.state, task)
+    is_started = task.is_started  # a transient task is the very one that the next event changes
     step.event(scheduled.workflow_task_scheduled_event_attributes, at=task.scheduled_at)
-    if not task.is_started:
+    if not is_started:
         return
     attributes = started.workflow_task_started_event_attributes
     attributes.identity = identity

@@ -1,20 +1,37 @@
-"""GetWorkflowExecutionHistory, GetWorkflowExecutionHistoryReverse."""
+"""GetWorkflowExecutionHistory, GetWorkflowExecutionHistoryReverse.
+
+What is stored goes out as it is: the answers are put together from bytes, because decoding and encoding a big history again would cost
+more than everything else about it.
+"""
 
 from __future__ import annotations
-
-import asyncio
 
 from temporalio.api.enums.v1 import HistoryEventFilterType
 from temporalio.api.history.v1 import History
 from temporalio.api.workflowservice.v1 import (
     GetWorkflowExecutionHistoryRequest,
     GetWorkflowExecutionHistoryResponse,
+    GetWorkflowExecutionHistoryReverseRequest,
 )
 
 from perdure.core.call import Call, MethodTable
 from perdure.core.clock import SECOND
-from perdure.features.workflow.rpc.paging import PAGE_BATCHES, HistoryPages, PageToken, decode_page_token, encode_page_token
+from perdure.core.errors import invalid_argument
+from perdure.features.workflow.rpc.paging import HistoryPages, PageToken, decode_page_token, encode_page_token
+from perdure.features.workflow.rpc.waiting import Patience
 from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
+from perdure.features.workflow.state import Status
+from perdure.features.workflow.task import unwritten_events
+from perdure.features.workflow.validation import check_execution
+
+ANSWER_BEFORE = 1 * SECOND
+"""An empty answer leaves so much earlier than the caller's deadline, so that it arrives in time."""
+
+WRITTEN_ONLY = frozenset({"temporal-cli", "temporal-ui"})
+"""Clients that show histories to people, and would show events that may yet turn out never to have been."""
+
+HISTORY_TAG = b"\x0a"
+"""Field 1, length-delimited: ``history`` in both responses."""
 
 
 class HistoryRpc:
@@ -26,59 +43,101 @@ class HistoryRpc:
 
     def register(self, methods: MethodTable) -> None:
         methods.handle("GetWorkflowExecutionHistory", self.get)
+        methods.handle("GetWorkflowExecutionHistoryReverse", self.get_reverse)
 
-    async def get(self, request: GetWorkflowExecutionHistoryRequest, call: Call) -> GetWorkflowExecutionHistoryResponse:
-        token = decode_page_token(request.next_page_token) if request.next_page_token else PageToken(request.execution.run_id, 1, 0)
-        workflow_id = request.execution.workflow_id
-        execution = await self._services.run(call.namespace_id, workflow_id, token.run_id)
-        run_id = execution.key.run_id
-        close_only = request.history_event_filter_type == HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
-        if request.wait_new_event and execution.state.is_open and (close_only or execution.durable_event_id < token.next_event_id):
-            execution = await self._wait(execution, call, token.next_event_id, close_only=close_only)
-        state = execution.state
-        response = GetWorkflowExecutionHistoryResponse()
-        if close_only:
-            if not state.is_open:
-                history, _ = await self._pages.read(execution, state.close_event_id, state.close_event_id)
-                events = History.FromString(history).events
-                response.history.events.append(events[-1])
-            elif request.wait_new_event:
-                response.next_page_token = encode_page_token(PageToken(run_id, token.next_event_id, 0))
-                response.history.SetInParent()
-            else:
-                last = execution.durable_event_id
-                history, _ = await self._pages.read(execution, last, last)
-                response.history.events.extend(History.FromString(history).events[-1:])
-            return response
+    async def get(self, request: GetWorkflowExecutionHistoryRequest, call: Call) -> bytes:
+        token = _token(request)
+        execution = await self._services.run(call.namespace_id, request.execution.workflow_id, token.run_id)
+        if request.history_event_filter_type == HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT:
+            return await self._close_event(request, call, execution)
+        if request.wait_new_event and not token.last_event_id:
+            execution = await self._wait(execution, call, token.next_event_id)
+        return await self._page(request, call, execution, token)
+
+    async def _page(
+        self, request: GetWorkflowExecutionHistoryRequest, call: Call, execution: WorkflowExecution, token: PageToken
+    ) -> bytes:
+        is_open, run_id = execution.state.is_open, execution.key.run_id
         last = token.last_event_id or execution.durable_event_id
-        history, after = await self._pages.read(execution, token.next_event_id, last, request.maximum_page_size or PAGE_BATCHES)
-        response.history.MergeFromString(history)
-        if after:
-            response.next_page_token = encode_page_token(PageToken(run_id, after, token.last_event_id))
-        elif request.wait_new_event and state.is_open:
-            response.next_page_token = encode_page_token(PageToken(run_id, last + 1, 0))
-        return response
+        unwritten = _unwritten(execution, call) if last == execution.durable_event_id else b""
+        page = await self._pages.read(execution, token.next_event_id, last, self._page_size(request.maximum_page_size))
+        if page.after <= last or (page.is_full and page.events):
+            return _response(page.events, encode_page_token(PageToken(run_id, page.after, token.last_event_id)))
+        if request.wait_new_event and is_open and not token.last_event_id:
+            return _response(page.events + unwritten, encode_page_token(PageToken(run_id, page.after, 0)))
+        return _response(page.events + unwritten)
 
-    async def _wait(self, execution: WorkflowExecution, call: Call, next_event_id: int, *, close_only: bool) -> WorkflowExecution:
-        """Wait until there is news, or the poll's time is over."""
+    async def _close_event(self, request: GetWorkflowExecutionHistoryRequest, call: Call, execution: WorkflowExecution) -> bytes:
+        """The last event of a run that has closed. Of a paused one too: tools that describe a run expect an event unless it is running."""
+        run_id = execution.key.run_id
+        if request.wait_new_event:
+            execution = await self._wait(execution, call, None)
+        state = execution.state
+        if not state.is_open:
+            return _response(await self._pages.one(execution, state.close_event_id))
+        if request.wait_new_event:
+            return _response(b"", encode_page_token(PageToken(run_id, execution.durable_event_id + 1, 0)))
+        if state.status != Status.RUNNING:
+            return _response(await self._pages.one(execution, execution.durable_event_id))
+        return _response(b"")
+
+    async def get_reverse(self, request: GetWorkflowExecutionHistoryReverseRequest, call: Call) -> bytes:
+        token = _token(request)
+        execution = await self._services.run(call.namespace_id, request.execution.workflow_id, token.run_id)
+        last = token.last_event_id or execution.durable_event_id
+        page = await self._pages.read_reverse(execution, last, self._page_size(request.maximum_page_size))
+        if page.after < 1:
+            return _response(page.events)
+        return _response(page.events, encode_page_token(PageToken(execution.key.run_id, 1, page.after)))
+
+    def _page_size(self, wanted: int) -> int:
+        """In batches: what was written together comes together."""
+        longest = self._services.limits.history_page
+        return wanted if 0 < wanted < longest else longest
+
+    async def _wait(self, execution: WorkflowExecution, call: Call, next_event_id: int | None) -> WorkflowExecution:
+        """Wait until that event is there (None: the last one) or the run has closed, or the poll's time is over."""
         services = self._services
-        until = services.clock.now() + services.limits.history_long_poll_ns
+        patience = Patience(services.clock, call, services.limits.history_long_poll_ns)
         if call.deadline is not None:
-            until = min(until, call.deadline - SECOND)
-        while services.clock.now() < until:
-            execution.pins += 1
-            changed = asyncio.shield(execution.next_change())
-            alarm = services.clock.call_at(until, lambda changed=changed: changed.done() or changed.cancel())
-            try:
-                await changed
-            except asyncio.CancelledError:
-                if not changed.cancelled() or (task := asyncio.current_task()) is None or task.cancelling():
-                    raise
-            finally:
-                alarm.cancel()
-                execution.pins -= 1
-            key = execution.key
-            execution = await services.run(key.namespace_id, key.business_id, key.run_id)
-            if not execution.state.is_open or (not close_only and execution.durable_event_id >= next_event_id):
+            patience.until = min(patience.until, call.deadline - ANSWER_BEFORE)
+        key = execution.key
+        while execution.state.is_open and (next_event_id is None or execution.durable_event_id < next_event_id):
+            if services.clock.now() >= patience.until:
                 break
+            await patience.next_change(execution)
+            execution = await services.run(key.namespace_id, key.business_id, key.run_id)
         return execution
+
+
+def _token(request: GetWorkflowExecutionHistoryRequest | GetWorkflowExecutionHistoryReverseRequest) -> PageToken:
+    """Where to read on; from the beginning (or the end) without a token. Raises ApiError INVALID_ARGUMENT."""
+    check_execution(request.execution if request.HasField("execution") else None)
+    if not request.next_page_token:
+        return PageToken(request.execution.run_id, 1, 0)
+    token = decode_page_token(request.next_page_token)
+    if request.execution.run_id not in ("", token.run_id):
+        raise invalid_argument("RunId in the request does not match the NextPageToken.")
+    return token
+
+
+def _unwritten(execution: WorkflowExecution, call: Call) -> bytes:
+    """The events of a workflow task that is not written (yet), for readers that will not be confused when they vanish."""
+    if call.headers.get("client-name") in WRITTEN_ONLY:
+        return b""
+    return History(events=unwritten_events(execution.state, execution.volatile)).SerializeToString()
+
+
+def _response(events: bytes, next_page_token: bytes = b"") -> bytes:
+    """Either response: both have the history in field 1 and the token in field 3."""
+    rest = GetWorkflowExecutionHistoryResponse(next_page_token=next_page_token).SerializeToString()
+    return HISTORY_TAG + _varint(len(events)) + events + rest
+
+
+def _varint(number: int) -> bytes:
+    data = bytearray()
+    while number > 0x7F:
+        data.append(number & 0x7F | 0x80)
+        number >>= 7
+    data.append(number)
+    return bytes(data)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from perdure.core.codec import Codec
 from perdure.core.errors import invalid_argument
 from perdure.engine.engine import Engine
-from perdure.engine.live import HistoryBatch
 from perdure.features.workflow.services import WorkflowExecution
+from perdure.features.workflow.state import WorkflowState
 
 PAGE_BATCHES = 256
 PAGE_BYTES = 3 * 1024 * 1024
@@ -39,33 +41,104 @@ def decode_page_token(data: bytes) -> PageToken:
         raise invalid_argument("Invalid NextPageToken.") from None
 
 
-def join(batches: list[HistoryBatch]) -> bytes:
-    """The bytes of a ``History`` with all events of the batches."""
-    return b"".join(batch.events for batch in batches)
+class Page(NamedTuple):
+    """A page of history. events: bytes of a ``History``. after: the event that the next page begins with.
+
+    is_full: it holds as many batches as were asked for, so that there may be more.
+    """
+
+    events: bytes
+    after: int
+    is_full: bool
 
 
 class HistoryPages:
-    """Reads histories page by page."""
+    """Reads histories page by page, without decoding what it hands on."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def read(self, execution: WorkflowExecution, first: int, last: int, limit: int = PAGE_BATCHES) -> tuple[bytes, int]:
-        """The events first..last as bytes of a ``History``, at most a page, and the first event id of the next page (0: that was all)."""
-        batches = await self._engine.history(execution, first, last, limit)
-        page: list[HistoryBatch] = []
-        size = 0
-        for batch in batches:
-            if page and size + len(batch.events) > PAGE_BYTES:
+    async def read(self, execution: WorkflowExecution, first: int, last: int, limit: int = PAGE_BATCHES) -> Page:
+        """The events first..last, at most `limit` batches and not much more than PAGE_BYTES of them."""
+        parts: list[bytes] = []
+        size = count = 0
+        after = first
+        for batch in await self._engine.history(execution, first, last, _rows(execution.state, limit)):
+            events = batch.events
+            if batch.first_event_id < first:
+                events = b"".join(frames(events)[first - batch.first_event_id :])
+            if size + len(events) > PAGE_BYTES:
+                if parts:
+                    break
+                return _beginning(events, first)
+            parts.append(events)
+            size += len(events)
+            count += 1
+            after = batch.last_event_id + 1
+        return Page(b"".join(parts), after, count >= limit)
+
+    async def read_reverse(self, execution: WorkflowExecution, last: int, limit: int) -> Page:
+        """The events up to `last`, latest first; `after` is the one that the next page begins with, 0 for none."""
+        parts: list[bytes] = []
+        size = count = 0
+        after = last
+        for batch in await self._engine.history_reverse(execution, last, _rows(execution.state, limit)):
+            if parts and size + len(batch.events) > PAGE_BYTES:
                 break
-            page.append(batch)
+            found = frames(batch.events)[: last - batch.first_event_id + 1]
+            parts.extend(reversed(found))
             size += len(batch.events)
-        after = page[-1].last_event_id + 1 if page else 0
-        return join(page), after if page and after <= last else 0
+            count += 1
+            after = batch.first_event_id - 1
+        return Page(b"".join(parts), after, count >= limit)
+
+    async def one(self, execution: WorkflowExecution, event_id: int) -> bytes:
+        """One event as bytes of a ``History``."""
+        batches = await self._engine.history(execution, event_id, event_id, 1)
+        return frames(batches[0].events)[event_id - batches[0].first_event_id] if batches else b""
 
     async def first(self, execution: WorkflowExecution, first: int, last: int) -> tuple[bytes, bytes]:
         """The first page of a worker's task, and the token for the rest."""
         if first > last:
             return b"", b""
-        history, after = await self.read(execution, first, last)
-        return history, encode_page_token(PageToken(execution.key.run_id, after, last)) if after else b""
+        page = await self.read(execution, first, last)
+        token = encode_page_token(PageToken(execution.key.run_id, page.after, last)) if page.after <= last else b""
+        return page.events, token
+
+
+def frames(history: bytes) -> list[bytes]:
+    """The events in the bytes of a ``History``, each still in its frame (field tag and length), so that joined they are a ``History`` again."""
+    found: list[bytes] = []
+    position = 0
+    while position < len(history):
+        start = position
+        position += 1  # the tag
+        size = shift = 0
+        while True:
+            byte = history[position]
+            position += 1
+            size |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                break
+            shift += 7
+        position += size
+        found.append(history[start:position])
+    return found
+
+
+def _beginning(events: bytes, first: int) -> Page:
+    """As much of one big batch as fits into a page, but at least an event."""
+    parts: list[bytes] = []
+    size = 0
+    for frame in frames(events):
+        if parts and size + len(frame) > PAGE_BYTES:
+            break
+        parts.append(frame)
+        size += len(frame)
+    return Page(b"".join(parts), first + len(parts), True)
+
+
+def _rows(state: WorkflowState, limit: int) -> int:
+    """How many batches to read for a page: not many more than fit into it, as far as the size of the whole history tells."""
+    bytes_per_event = state.history_size // max(1, state.next_event_id - 1)
+    return max(1, min(limit, 4 * PAGE_BYTES // max(1, bytes_per_event)))
