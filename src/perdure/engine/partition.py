@@ -384,8 +384,10 @@ class Partition:
     def _evict(self, execution: AnyExecution) -> None:
         """Let go of an idle execution: its header must lead back to it exactly."""
         jobs = all_jobs(execution.kind, execution.state)
-        ready = any(job.at == 0 for job in jobs)
-        wake_at = min((job.at for job in jobs if job.at > 0), default=None)
+        # Work that has been handed out waits for a worker, not for its time: that has come.
+        handed_out = {job for job in jobs if isinstance(job, EffectJob) and job not in execution.scheduled}
+        ready = bool(handed_out) or any(job.at == 0 for job in jobs)
+        wake_at = min((job.at for job in jobs if job.at > 0 and job not in handed_out), default=None)
         header = execution.header
         if (header.ready, header.wake_at) != (ready, wake_at) and not self.writer.is_fenced:
             header.ready, header.wake_at = ready, wake_at

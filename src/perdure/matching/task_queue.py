@@ -6,7 +6,8 @@ beyond the backlog's bound are only counted: their executions still own them, an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Protocol
 
 from perdure.core.clock import MILLISECOND, MINUTE, SECOND, Alarm, Clock
@@ -42,7 +43,8 @@ class Observer(Protocol):
 class TaskQueue:
     """One queue of one type in one namespace.
 
-    bound: of the tasks kept in memory. on_room(queue): called when tasks were turned away and there is room for half the bound again.
+    bound: of the tasks kept in memory. on_room(queue): called when tasks were turned away and there is room for half the bound again; the caller offers
+    them once more.
     """
 
     def __init__(self, key: QueueKey, clock: Clock, bound: int, on_room: Callable[[TaskQueue], None], observer: Observer | None = None) -> None:
@@ -51,8 +53,10 @@ class TaskQueue:
         self.pollers = PollerHistory(clock)
         self.added: dict[int, Rate] = {}
         self.dispatched: dict[int, Rate] = {}
-        #: Tasks that were turned away since the last call of on_room.
+        #: Tasks that were turned away and have not come back; an estimate.
         self.spilled = 0
+        self._wants_refill = False
+        self._is_refilling = False
         self.rate_limit: RateLimit | None = None
         self._clock = clock
         self._on_room = on_room
@@ -109,6 +113,25 @@ class TaskQueue:
         """A task that was handed out did not reach its worker."""
         self.add(task)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether tasks have been turned away since there was room."""
+        return self._wants_refill
+
+    @contextmanager
+    def refilling(self) -> Generator[None]:
+        """While tasks are offered that may have been turned away before: those are not counted again."""
+        self._is_refilling = True
+        try:
+            yield
+        finally:
+            self._is_refilling = False
+
+    def refilled(self) -> None:
+        """Every task that there is was offered."""
+        if not self._wants_refill:
+            self.spilled = 0
+
     def remove(self, task: Task) -> None:
         """Forget a task without job (its owner no longer waits); harmless if it is not here."""
         task.payload = None
@@ -119,7 +142,11 @@ class TaskQueue:
         spilled = self._backlog.add(task)
         if spilled is not None and spilled.job is not None:
             self._present.discard((spilled.key, spilled.job))
-            self.spilled += 1
+            self._wants_refill = True
+            if spilled is not task or not self._is_refilling:
+                self.spilled += 1
+        if self._is_refilling and spilled is not task:
+            self.spilled = max(0, self.spilled - 1)
 
     def _next_poller(self) -> Poller | None:
         """The poll that has waited longest and whose client is still there."""
@@ -146,8 +173,8 @@ class TaskQueue:
                 self._present.discard((task.key, task.job))
             elif task.payload is None:
                 continue
-            if self.spilled and len(self._backlog) <= self._backlog.bound // 2:
-                self.spilled = 0
+            if self._wants_refill and len(self._backlog) <= self._backlog.bound // 2:
+                self._wants_refill = False
                 self._on_room(self)
             return task
         return None

@@ -151,8 +151,10 @@ def complete_task(step: WorkflowStep, transaction: Transaction, request: Respond
                 terminate=True,
             )
         for command in commands:
-            if command.command_type in CLOSING and had_buffered:
-                raise CommandRefused(Cause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND)
+            if command.command_type in CLOSING:
+                if had_buffered:
+                    raise CommandRefused(Cause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND)
+                step.flush()  # what these commands have caused; nothing may follow the close
             COMMANDS[command.command_type](step, command, completion)
         take_rest(step, completion)
     except CommandRefused as refused:

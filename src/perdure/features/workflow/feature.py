@@ -30,6 +30,7 @@ from perdure.features.workflow.child_messages import ChildMessages
 from perdure.features.workflow.effects import WorkflowEffects
 from perdure.features.workflow.external_messages import ExternalMessages
 from perdure.features.workflow.messages import Messenger
+from perdure.features.workflow.refill import Refill
 from perdure.features.workflow.rpc.activities import ActivityRpc
 from perdure.features.workflow.rpc.activities_by_id import ActivityByIdRpc
 from perdure.features.workflow.rpc.activity_answers import ActivityAnswers
@@ -75,6 +76,7 @@ def register(services: WorkflowServices, methods: MethodTable) -> None:
     messenger = Messenger(services)
     ChildMessages(messenger).register()
     ExternalMessages(messenger).register()
+    Refill(services)
     pages = HistoryPages(services.engine)
     answers = ActivityAnswers(services)
     ActivityRpc(services, answers).register(methods)
