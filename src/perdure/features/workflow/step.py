@@ -201,6 +201,9 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
     def finish(self) -> None:
         """At the end of the step: number what waits, or, while a task runs, put it into the buffer.
 
+        What a worker caused in the very task that closed the run (it canceled an activity, then completed) stays in the buffer: history ends
+        with the close.
+
         A task that is in memory only becomes a normal one first: what waits was decided while it was there, so it has to come after it.
         """
         from perdure.features.workflow.size_limits import enforce
@@ -208,7 +211,7 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
 
         if self._waiting and self.volatile.speculative is not None:
             write_task_events(self)
-        if self.task.is_started and self.state.is_open:
+        if self.task.is_started or not self.state.is_open:
             for event in self._waiting:
                 self.notes.append((self.event_count, notes.EventBuffered(event)))
                 self.state.buffer.append(event)
