@@ -19,6 +19,7 @@ from temporalio.api.history.v1 import (
 from perdure.core.clock import timestamp_ns
 from perdure.core.execution import Touch
 from perdure.core.jobs import decides
+from perdure.features.workflow.builds import end_reset_points
 from perdure.features.workflow.completion import CommandRefused, Completion, refuse_if_too_big, require_attributes
 from perdure.features.workflow.jobs import RunTimeout
 from perdure.features.workflow.new_run import NextRun, after_failure, after_success, begin_again
@@ -61,6 +62,8 @@ def _closed(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     state.first_task_pending = False
     field = NEW_RUN_FIELDS.get(event.event_type)
     state.new_run_id = getattr(event, field).new_execution_run_id if field is not None else ""
+    if state.new_run_id:
+        end_reset_points(state)
     state.was_reset = event.workflow_execution_terminated_event_attributes.identity == RESETTER_IDENTITY
     if state.started.HasField("parent_workflow_execution") and not state.new_run_id and not state.was_reset:
         state.unreported = event

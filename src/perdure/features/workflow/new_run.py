@@ -16,7 +16,6 @@ from temporalio.api.history.v1 import WorkflowExecutionStartedEventAttributes
 from perdure.core.clock import SECOND, duration_ns, to_duration, to_timestamp
 from perdure.features.workflow.activity_retry import backoff, is_retryable, requested_delay
 from perdure.features.workflow.cron import cron_backoff
-from perdure.features.workflow.reset_points import handed_on_reset_points
 from perdure.features.workflow.start import Start, begin
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
@@ -93,7 +92,7 @@ def next_started(step: WorkflowStep) -> WorkflowExecutionStartedEventAttributes:
     if state.execution_deadline:
         new.workflow_execution_expiration_time.CopyFrom(to_timestamp(state.execution_deadline))
     if state.reset_points:
-        new.prev_auto_reset_points.CopyFrom(handed_on_reset_points(state, step.now, step.namespace.retention))
+        new.prev_auto_reset_points.points.extend(state.reset_points)
     if old.HasField("parent_workflow_execution"):
         new.parent_workflow_namespace = old.parent_workflow_namespace
         new.parent_workflow_namespace_id = old.parent_workflow_namespace_id

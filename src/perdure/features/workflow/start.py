@@ -12,10 +12,10 @@ from temporalio.api.sdk.v1 import UserMetadata
 from perdure.core.clock import duration_ns, timestamp_ns
 from perdure.core.execution import Touch
 from perdure.features.workflow import notes
+from perdure.features.workflow.builds import inherited_reset_points
 from perdure.features.workflow.options import keep_callbacks
 from perdure.features.workflow.properties import merge_memo, merge_search_attributes
 from perdure.features.workflow.registry import applies, applies_note
-from perdure.features.workflow.reset_points import inherited_reset_points
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task import schedule_task
