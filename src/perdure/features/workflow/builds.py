@@ -46,6 +46,7 @@ def end_reset_points(state: WorkflowState) -> None:
 @numbered(EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
 def _task_completed(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     attributes = event.workflow_task_completed_event_attributes
+    state.last_worker_version = attributes.worker_version if attributes.HasField("worker_version") else None
     _note_build_id(state, attributes)
     build = (attributes.binary_checksum, attributes.worker_version.build_id)
     if any((point.binary_checksum, point.build_id) == build for point in state.reset_points):

@@ -24,6 +24,7 @@ from perdure.features.workflow.services import step_of
 from perdure.features.workflow.start import Start, begin
 from perdure.features.workflow.state import Status, WorkflowState
 from perdure.features.workflow.step import WorkflowStep
+from perdure.features.workflow.validation import merge_priority
 
 Reuse = WorkflowIdReusePolicy
 FailedCause = StartChildWorkflowExecutionFailedCause
@@ -93,9 +94,9 @@ class ChildMessages:
         for name in _PASSED_ON:
             if initiated.HasField(name):
                 getattr(started, name).CopyFrom(getattr(initiated, name))
-        priority = child.priority(parent.priority)
-        if priority.ByteSize():
-            started.priority.CopyFrom(priority)
+        given = initiated.priority if initiated.HasField("priority") else None
+        if given is not None or parent.given_priority is not None:
+            started.priority.CopyFrom(merge_priority(parent.priority, given))
         if initiated.cron_schedule:
             started.initiator = ContinueAsNewInitiator.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE
         return started

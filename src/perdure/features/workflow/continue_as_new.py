@@ -132,8 +132,8 @@ def _begin(step: WorkflowStep, attributes: Attributes, run_id: str) -> None:
         new.memo.CopyFrom(memo)
     if search_attributes is not None:
         new.search_attributes.CopyFrom(search_attributes)
-    if state.priority.ByteSize():
-        new.priority.CopyFrom(state.priority)
+    if state.given_priority is not None:
+        new.priority.CopyFrom(state.given_priority)
     new.completion_callbacks.extend(callback.callback for callback in state.callbacks)
     backoff = held_back(state, step.now, attributes.backoff_start_interval if attributes.HasField("backoff_start_interval") else None)
     if backoff is not None:

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
-from temporalio.api.common.v1 import Priority
 from temporalio.api.enums.v1 import ParentClosePolicy
 from temporalio.api.history.v1 import (
     RequestCancelExternalWorkflowExecutionInitiatedEventAttributes,
@@ -49,15 +48,6 @@ class Child(msgspec.Struct):
     def request_id(self, parent_run_id: str) -> str:
         """Makes the start of the child happen once. The form is the official server's: it shows in the child's description."""
         return f"{parent_run_id}:{self.initiated_event_id}:0"
-
-    def priority(self, parent: Priority) -> Priority:
-        """What the child leaves out comes from its parent."""
-        own = self.attributes.priority
-        return Priority(
-            priority_key=own.priority_key or parent.priority_key,
-            fairness_key=own.fairness_key or parent.fairness_key,
-            fairness_weight=own.fairness_weight or parent.fairness_weight,
-        )
 
     def jobs(self, state: WorkflowState) -> Iterable[Job]:
         if state.is_open:

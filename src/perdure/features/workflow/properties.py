@@ -82,7 +82,8 @@ def upsert_search_attributes(step: WorkflowStep, command: Command, completion: C
     step.event(
         UpsertWorkflowSearchAttributesEventAttributes(
             search_attributes=typed, workflow_task_completed_event_id=completion.completed_event_id
-        )
+        ),
+        user_metadata=command.user_metadata,
     )
 
 
@@ -109,7 +110,8 @@ def modify_properties(step: WorkflowStep, command: Command, completion: Completi
     step.event(
         WorkflowPropertiesModifiedEventAttributes(
             upserted_memo=attributes.upserted_memo, workflow_task_completed_event_id=completion.completed_event_id
-        )
+        ),
+        user_metadata=command.user_metadata,
     )
 
 

@@ -240,6 +240,8 @@ class WorkflowState(msgspec.Struct, gc=False):
     new_run_id: str = ""
     start_links: list[Link] = []
     reset_points: list[ResetPointInfo] = []
+    #: Of the worker that completed the last workflow task.
+    last_worker_version: WorkerVersionStamp | None = None
     #: The run was ended by a reset, which goes on in another run: its children and its parent stay with that.
     was_reset: bool = False
     #: How the run ended, as long as its parent does not know.
@@ -252,6 +254,11 @@ class WorkflowState(msgspec.Struct, gc=False):
     @property
     def is_paused(self) -> bool:
         return self.status == Status.PAUSED
+
+    @property
+    def given_priority(self) -> Priority | None:
+        """None when nobody gave one, not even an empty one."""
+        return self.priority if self.started.HasField("priority") or self.priority.ByteSize() else None
 
     @property
     def task_queue(self) -> str:

@@ -61,7 +61,8 @@ def cancel_timer(step: WorkflowStep, command: Command, completion: Completion) -
             started_event_id=started_event_id,
             workflow_task_completed_event_id=completion.completed_event_id,
             identity=completion.request.identity,
-        )
+        ),
+        user_metadata=command.user_metadata,
     )
 
 

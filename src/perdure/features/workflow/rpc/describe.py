@@ -94,8 +94,10 @@ def _info(run: WorkflowExecution, custom: Mapping[str, int]) -> WorkflowExecutio
         root_execution=WorkflowExecutionId(workflow_id=root.workflow_id or state.workflow_id, run_id=root.run_id or state.run_id),
         first_run_id=started.first_execution_run_id,
     )
-    if state.priority.ByteSize():
-        info.priority.CopyFrom(state.priority)
+    if state.given_priority is not None:
+        info.priority.CopyFrom(state.given_priority)
+    if state.last_worker_version is not None:
+        info.most_recent_worker_version_stamp.CopyFrom(state.last_worker_version)
     if started.HasField("parent_workflow_execution"):
         info.parent_execution.CopyFrom(started.parent_workflow_execution)
         info.parent_namespace_id = started.parent_workflow_namespace_id
