@@ -78,7 +78,8 @@ class Engine:
         while (old := await self.store.read_lease(len(leases))) is not None:
             leases.append(await self._acquire(old.partition))
         for lease in leases[: self._count]:
-            slots = range(SLOTS * lease.partition // self._count, SLOTS * (lease.partition + 1) // self._count)
+            # Rounded up, so that they agree with partition_of.
+            slots = range(-(-SLOTS * lease.partition // self._count), -(-SLOTS * (lease.partition + 1) // self._count))
             partition = Partition(
                 self.store, lease, slots, self.kinds, self.effects, self.clock, self.ids,
                 cache_bytes=self._cache_bytes // self._count, observer=self._observer, on_fenced=self._fenced,

@@ -53,32 +53,48 @@ class Loader:
             loading = self._loading.get(key)
             if loading is not None:
                 await asyncio.shield(loading)
-                chain = self._cache.chains.get(key)
-                if chain is not None and self._complete(chain, run_id):
-                    return chain
-                if key in self._loading or chain is None:
-                    continue
+                continue
             self._cache.misses += 1
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._loading[key] = future
             try:
-                found = await self._load(key, run_id)
+                return await self._load(key, run_id)
             except StoreError as error:
                 raise unavailable("The store cannot be read at the moment. Try again.") from error
             finally:
                 del self._loading[key]
                 future.set_result(None)
-            if found is not None:
-                return found
 
-    def _complete(self, chain: Chain, run_id: str | None) -> bool:
-        return all(r in chain.runs for r in (run_id, chain.current_run_id) if r)
-
-    async def _load(self, key: ChainKey, run_id: str | None) -> Chain | None:
+    async def _load(self, key: ChainKey, run_id: str | None) -> Chain:
         """Load what is missing. The chain is usable even when the asked-for run does not exist."""
-        while (settling := self._cache.settling.get(key)) is not None:
-            await asyncio.wait([settling])
-        chain = self._cache.chains.get(key)
+        while True:
+            while (settling := self._cache.settling.get(key)) is not None:
+                await asyncio.wait([settling])
+            chain = self._cache.chains.get(key)
+            if chain is not None:
+                chain.users += 1
+            try:
+                current, executions = await self._read(key, run_id, chain)
+            finally:
+                if chain is not None:
+                    chain.users -= 1
+            # While we were reading, the chain may have been dropped, because it was not the truth any more: then neither is what we read.
+            if self._cache.chains.get(key) is chain and key not in self._cache.settling:
+                break
+        if chain is None:
+            chain = Chain(key, current.run_id if current else None)
+            if executions:  # a chain without runs is not kept: anyone may ask for any id
+                self._cache.chains[key] = chain
+        for execution in executions:
+            if execution.key.run_id not in chain.runs:
+                chain.runs[execution.key.run_id] = execution
+                self._kept.pop(execution.key, None)
+                self._cache.touch(execution)
+                self._loaded(execution)
+        return chain
+
+    async def _read(self, key: ChainKey, run_id: str | None, chain: Chain | None) -> tuple[Header | None, list[AnyExecution]]:
+        """The header of the current run, if it had to be looked for, and the runs that are missing."""
         current: Header | None = None
         if chain is None or (chain.current_run_id and chain.current_run_id not in chain.runs):
             current = await self._store.find_current(*key)
@@ -87,23 +103,14 @@ class Loader:
             header = await self._store.find_run(*key, run_id)
             if header is not None:
                 headers.append(header)
-        executions = [await self._execution(header) for header in headers]
-        chain = self._cache.chains.get(key)
-        if chain is None:
-            chain = self._cache.chains[key] = Chain(key, current.run_id if current else None)
-        for execution in executions:
-            if execution.key.run_id not in chain.runs:
-                chain.runs[execution.key.run_id] = execution
-                self._cache.touch(execution)
-                self._loaded(execution)
-        return chain
+        return current, [await self._execution(header) for header in headers]
 
     async def _execution(self, header: Header) -> AnyExecution:
         kind = self._kinds[header.kind]
         key = RunKey(header.namespace_id, header.kind, header.business_id, header.run_id)
         snapshot = await self._store.read_snapshot(header.uid, kind.snapshot_version)
         state = kind.decode_state(snapshot.data) if snapshot is not None else kind.new_state()
-        execution: AnyExecution = Execution(kind, key, header, state, self._kept.pop(key, None) or kind.new_volatile())
+        execution: AnyExecution = Execution(kind, key, header, state, self._kept.get(key) or kind.new_volatile())
         execution.sequence = execution.snapshot_sequence = snapshot.sequence if snapshot is not None else 0
         for row in await self._store.read_journal(header.uid, execution.sequence):
             fold(kind, state, row)

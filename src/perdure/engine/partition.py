@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
@@ -38,6 +38,10 @@ TAIL_BYTES = 64 * 1024
 SNAPSHOT_ROWS = 64
 """An execution that leaves memory with so many journal rows since its last snapshot gets a new one. Folding a row costs about as much as
 decoding a hundredth of a state."""
+
+
+FAILED_JOB_RETRY_SECONDS = 10.0
+"""A job whose decision fails is a bug of ours; it is tried again so much later, in case the state has moved on."""
 
 
 class Effects(Protocol):
@@ -157,11 +161,7 @@ class Partition:
         if execution is None:
             return False
         group = self.writer.open_group()
-        group.commit.deleted.append(execution.uid)
-        group.headers.pop(execution.uid, None)
-        chain.group = group
-        self.cache.settle(key.chain, group.finished)
-        self.cache.drop_chain(key.chain)
+        self._delete(group, key.chain, execution.uid)
         await asyncio.shield(group.finished)
         return True
 
@@ -171,12 +171,14 @@ class Partition:
             return
         group = self.writer.open_group()
         for header in headers:
-            key = ChainKey(header.namespace_id, header.kind, header.business_id)
-            group.commit.deleted.append(header.uid)
-            group.headers.pop(header.uid, None)
-            self.cache.settle(key, group.finished)
-            self.cache.drop_chain(key)
+            self._delete(group, ChainKey(header.namespace_id, header.kind, header.business_id), header.uid)
         await asyncio.shield(group.finished)
+
+    def _delete(self, group: Group, key: ChainKey, uid: int) -> None:
+        group.commit.deleted.append(uid)
+        group.headers.pop(uid, None)
+        self.cache.settle(key, group.finished)
+        self._drop_chains([key])
 
     def run_pure(self, execution: AnyExecution, job: PureJob) -> None:
         """Apply a pure job to an execution in memory, if the state still implies it."""
@@ -186,14 +188,17 @@ class Partition:
         transaction = Transaction(chain, execution, self.clock.now(), self.ids, self._new_uid)
         try:
             job.decide(transaction.step(execution))
+            self._hand_over(transaction)
         except Exception:
             log.exception("%s of %s failed", type(job).__name__, execution.key)
-            self._undo(transaction)
-            return
-        self._hand_over(transaction)
+            # Its records, if any, are undone by a reload; that would try again at once, and for ever.
+            self._undo(transaction, reload_after=FAILED_JOB_RETRY_SECONDS)
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Run something in the background; it ends with the partition."""
+        if self._closing:
+            coroutine.close()
+            return
         task = asyncio.get_running_loop().create_task(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -208,14 +213,20 @@ class Partition:
         if not changed:
             for execution, step in volatile:
                 self._settle_volatile(execution, step, execution.group)
+            depends_on = transaction.chain.group
             for effect in transaction.effects:
-                effect()
+                if depends_on is not None:
+                    depends_on.effects.append(effect)
+                else:
+                    effect()
             return None
         group = self.writer.open_group()
         for uid in transaction.superseded:
             group.commit.superseded.append(uid)
             if uid in group.headers:
                 group.headers[uid].is_current = False
+        if transaction.created:
+            self.cache.chains[transaction.key] = transaction.chain
         for execution, step in changed:
             self._record(group, execution, step, created=execution.uid in transaction.created)
         for execution, step in volatile:
@@ -345,14 +356,26 @@ class Partition:
         for execution in lost.values():
             self.cache.drop(execution)
         self.loader.forget(lost)
-        for chain_key in {key.chain for key in lost}:
-            self.cache.drop_chain(chain_key)
+        self._drop_chains(dict.fromkeys(key.chain for key in lost))
         if not self.writer.is_fenced:
             for key in lost:
                 self.spawn(self._reload(key))
 
-    async def _reload(self, key: RunKey) -> None:
+    def _drop_chains(self, keys: Iterable[ChainKey]) -> None:
+        """Remove chains from memory. Runs of theirs that have jobs are loaded again, because only what is in memory has its jobs done."""
+        for key in keys:
+            chain = self.cache.chains.get(key)
+            if chain is None:
+                continue
+            busy = [e.key for e in chain.runs.values() if all_jobs(e.kind, e.state)]
+            self.cache.drop_chain(key)
+            if not self.writer.is_fenced:
+                for run_key in busy:
+                    self.spawn(self._reload(run_key))
+
+    async def _reload(self, key: RunKey, after_seconds: float = 0.0) -> None:
         """Bring an execution back into memory so that its jobs run; it may not exist at all (its start was lost)."""
+        await asyncio.sleep(after_seconds)
         while True:
             try:
                 await self.loader.chain(key.chain, key.run_id)
@@ -361,7 +384,7 @@ class Partition:
                 log.warning("cannot load %s yet: %s", key, error)
                 await asyncio.sleep(1)
 
-    def _undo(self, transaction: Transaction) -> None:
+    def _undo(self, transaction: Transaction, reload_after: float = 0.0) -> None:
         """Forget what an undone decision changed in memory: the journal is the truth. Loading waits until all before it is durable.
 
         What is in memory only was restored by the steps, and outlives the reload: callers may be waiting for it.
@@ -369,7 +392,7 @@ class Partition:
         for step in transaction.steps.values():
             step.undo()
         touched = [transaction.executions[uid] for uid, step in transaction.steps.items() if step.has_records]
-        if not touched:
+        if not touched and not transaction.created:
             return
         key = transaction.key
         if transaction.chain.group is not None:
@@ -378,11 +401,12 @@ class Partition:
         self.cache.drop_chain(key)
         for execution in kept:
             self.loader.keep(execution.key, execution.volatile)
-            self.spawn(self._reload(execution.key))
+            self.spawn(self._reload(execution.key, reload_after))
 
     # -- memory ---------------------------------------------------------------------------------------
     def _evict(self, execution: AnyExecution) -> None:
         """Let go of an idle execution: its header must lead back to it exactly."""
+        execution.dropped = True
         jobs = all_jobs(execution.kind, execution.state)
         # Work that has been handed out waits for a worker, not for its time: that has come.
         handed_out = {job for job in jobs if isinstance(job, EffectJob) and job not in execution.scheduled}
@@ -399,6 +423,7 @@ class Partition:
         self.timers.forget(execution.entries)
         execution.entries.clear()
         execution.scheduled.clear()
+        execution.announce()
         self.on_evicted(execution.key, wake_at)
 
     def _write_snapshot(self, execution: AnyExecution) -> None:

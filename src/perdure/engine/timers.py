@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import heapq
+import logging
 from collections.abc import Callable
 
 from perdure.core.clock import Alarm, Clock
 from perdure.core.jobs import Job
+
+log = logging.getLogger(__name__)
 
 
 class Entry:
@@ -87,5 +90,8 @@ class Timers:
                 self._forgotten -= 1
                 continue
             done += 1
-            run(entry)
+            try:
+                run(entry)
+            except Exception:  # a bug of ours; the other timers go on
+                log.exception("the timer of %s failed", entry.job)
         self._arm()

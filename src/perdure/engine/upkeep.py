@@ -66,8 +66,12 @@ class Upkeep:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def release(self) -> None:
-        if not self._partition.writer.is_fenced:
+        if self._partition.writer.is_fenced:
+            return
+        try:
             await self._store.release_lease(self._lease)
+        except StoreError as error:
+            log.warning("cannot give back the lease of partition %d; it runs out by itself: %s", self._lease.partition, error)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(coroutine, name=f"{name}-{self._partition.number}"))
@@ -92,7 +96,11 @@ class Upkeep:
             self._sleep(key, wake_at)
 
     def _sleep(self, key: RunKey, wake_at: int) -> None:
-        if key not in self._sleeping:
+        sleeping = self._sleeping.get(key)
+        if sleeping is not None and wake_at < sleeping.at:
+            self._partition.timers.forget([sleeping])
+            sleeping = None
+        if sleeping is None:
             self._sleeping[key] = self._partition.timers.add(wake_at, lambda entry: self._wake(key))
 
     def _wake(self, key: RunKey) -> None:
@@ -116,7 +124,9 @@ class Upkeep:
                     if header.wake_at is not None and not self._in_memory(header):
                         self._sleep(_run_key(header), header.wake_at)
             except StoreError as error:
-                log.warning("cannot look for sleeping executions: %s", error)
+                log.warning("cannot look for sleeping executions: %s; trying again", error)
+                await until(self._clock, self._clock.now() + SECOND)
+                continue
             await until(self._clock, self._scanned_until - HORIZON // 2)
             self._scanned_until = self._clock.now() + HORIZON
 

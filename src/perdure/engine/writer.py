@@ -152,6 +152,11 @@ class Writer:
                 await self._store.commit(commit)
             except CommitUnknown:
                 await self._resolve(group)
+            except StoreError:
+                raise
+            except Exception:
+                log.exception("commit %d failed in an unexpected way", group.number)
+                await self._resolve(group)
         except LeaseLost as error:
             log.error("partition %d was taken over: %s", self._lease.partition, error)
             self._fail(group)
@@ -170,7 +175,10 @@ class Writer:
             self._observer.committed(rows, len(group.executions), (self._clock.now() - started) / 1e9)
         self._on_durable(group)
         for effect in group.effects:
-            effect()
+            try:
+                effect()
+            except Exception:  # a bug of ours; the others, and the writer itself, go on
+                log.exception("an effect of commit %d failed", group.number)
         group.finished.set_result(None)
 
     async def _resolve(self, group: Group) -> None:

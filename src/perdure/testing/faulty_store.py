@@ -55,6 +55,7 @@ class FaultyStore:
     counts: StoreCounts = field(default_factory=StoreCounts)
     committed: Callable[[Commit], None] = lambda commit: None
     _is_cut: bool = False
+    _has_commits: bool = False
     _lost_until: float = 0.0
     description: str = ""
 
@@ -74,6 +75,7 @@ class FaultyStore:
     # -- faults ---------------------------------------------------------------------------------------
     async def commit(self, commit: Commit) -> None:
         faults = self.faults
+        self._has_commits = True
         await self._reach()
         if faults.slow and self.rng.random() < faults.slow:
             await asyncio.sleep(self.rng.uniform(0, faults.slow_delay))
@@ -127,6 +129,8 @@ class FaultyStore:
         await self._read(self.base.release_lease, lease)
 
     async def read_lease(self, partition: int) -> Lease | None:
+        if not self._has_commits:
+            return await self.base.read_lease(partition)  # a server that is starting: see acquire_lease
         return await self._read(self.base.read_lease, partition)
 
     # -- executions -------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ class Auditor:
         self.answers: Counter[str] = Counter()
         self._runs_of_start: defaultdict[str, set[str]] = defaultdict(set)
         self._signals: dict[str, str] = {}
+        self._signals_with_start: dict[str, str] = {}
         self._handed_out: set[tuple[str, str, int]] = set()
         self._activity_of_token: dict[bytes, tuple[str, str]] = {}
         self._ended_activities: set[tuple[str, str]] = set()
@@ -86,14 +87,9 @@ class Auditor:
 
     def _started(self, request: Any, answer: Any) -> None:
         if isinstance(request, SignalWithStartWorkflowExecutionRequest):
-            self._signals[value_of(request.signal_input)] = f"{request.workflow_id}/{answer.run_id}"
-        if not answer.started:
-            return
-        token = value_of(request.input, Program).token
-        runs = self._runs_of_start[token]
-        runs.add(answer.run_id)
-        if len(runs) > 1:
-            self.fail(f"start {token} of {request.workflow_id} with one request id made the runs {sorted(runs)}")
+            self._signals_with_start[value_of(request.signal_input)] = f"{request.workflow_id}/{answer.run_id}"
+        if answer.started:
+            self._runs_of_start[value_of(request.input, Program).token].add(answer.run_id)
 
     def _handed_activity(self, task: PollActivityTaskQueueResponse) -> None:
         if not task.task_token:
@@ -137,37 +133,47 @@ class Auditor:
         headers: list[Header] = []
         while page := await store.list_headers(namespace_id, kind.name, after=(headers[-1].start_at, headers[-1].uid) if headers else None):
             headers.extend(page)
-        starts: Counter[str] = Counter()
+        starts: dict[str, str] = {}
         signals: Counter[str] = Counter()
         currents: Counter[str] = Counter()
-        for header in headers:
+        for header in sorted(headers, key=lambda header: (header.business_id, header.uid)):
             currents[header.business_id] += header.is_current
             history = await self._history(store, header, kind)
             self._audit_run(header, history, all_closed=all_closed)
-            starts[value_of(history[0].workflow_execution_started_event_attributes.input, Program).token] += 1
-            for event in history:
-                if event.event_type == E.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
-                    signals[value_of(event.workflow_execution_signaled_event_attributes.input)] += 1
-        self._audit_promises(starts, signals, {header.run_id for header in headers})
+            token = value_of(history[0].workflow_execution_started_event_attributes.input, Program).token
+            # The server knows the request ids of the current run; a request that is repeated after another run has come and gone starts anew.
+            if starts and next(reversed(starts.values())) == token:
+                self.fail(f"start {token} made two runs, one after the other: {next(reversed(starts))} and {header.run_id}")
+            starts[header.run_id] = token
+            self._count_signals(signals, header, history)
+        self._audit_promises(starts, signals)
         for business_id, count in currents.items():
             if count != 1:
                 self.fail(f"{business_id} has {count} current runs")
         return len(headers)
 
-    def _audit_promises(self, starts: Counter[str], signals: Counter[str], runs: set[str]) -> None:
-        for token, count in starts.items():
+    def _count_signals(self, signals: Counter[str], header: Header, history: Sequence[HistoryEvent]) -> None:
+        here: Counter[str] = Counter()
+        for event in history:
+            if event.event_type == E.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
+                here[value_of(event.workflow_execution_signaled_event_attributes.input)] += 1
+        signals.update(here)
+        for token, count in here.items():
             if count > 1:
-                self.fail(f"start {token} made {count} runs")
+                self.fail(f"signal {token} is {count} times in the history of {header.business_id}/{header.run_id}")
+
+    def _audit_promises(self, starts: Mapping[str, str], signals: Counter[str]) -> None:
         for token, run_ids in self._runs_of_start.items():
-            if not starts[token] or not run_ids <= runs:
-                self.fail(f"start {token} was acknowledged with {run_ids}, and is lost")
+            for run_id in run_ids:
+                if starts.get(run_id) != token:
+                    self.fail(f"start {token} was acknowledged with run {run_id}, and is lost")
         for token, where in self._signals.items():
             if signals[token] != 1:
                 self.fail(f"signal {token} to {where} was acknowledged, and is in history {signals[token]} times")
-        for token, count in signals.items():
-            if count > 1 and token not in self._signals:
-                self.fail(f"signal {token} is in history {count} times")
-        for run_id in self._seen.keys() - runs:
+        for token, where in self._signals_with_start.items():
+            if not signals[token]:
+                self.fail(f"signal {token} was acknowledged as sent with the start of {where}, and is lost")
+        for run_id in self._seen.keys() - starts.keys():
             self.fail(f"run {run_id} was shown to somebody, and does not exist")
 
     async def _history(self, store: Store, header: Header, kind: Kind[Any, Any]) -> Sequence[HistoryEvent]:

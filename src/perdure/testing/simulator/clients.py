@@ -69,6 +69,8 @@ class SimulatedClient:
         request.workflow_id_reuse_policy = self._rng.choice(REUSE_POLICIES)  # pyright: ignore
         if request.workflow_id_reuse_policy != 4:
             request.workflow_id_conflict_policy = self._rng.choice(CONFLICT_POLICIES)  # pyright: ignore
+        if request.workflow_id_reuse_policy == 3 and request.workflow_id_conflict_policy == 3:
+            request.workflow_id_conflict_policy = 0  # pyright: ignore  # the API refuses that pair
         response = await self._call("StartWorkflowExecution", request)
         self._runs.append((request.workflow_id, response.run_id))
 

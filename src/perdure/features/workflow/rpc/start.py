@@ -126,12 +126,14 @@ class StartRpc:
         self, transaction: Transaction, request: SignalWithStartWorkflowExecutionRequest, namespace_id: str
     ) -> Started:
         current = transaction.current
+        if current is not None and request.request_id in current.state.signal_request_ids:
+            # A repeated request; also when the run has ended meanwhile: it must not start another one.
+            return _existing(current.state, is_new=False)
         if current is not None and current.state.is_open and not _terminates(request):
             step = step_of(transaction, current)
-            if request.request_id not in step.state.signal_request_ids:
-                _signal(step, request)
-                end_first_backoff(step)
-                schedule_task(step)
+            _signal(step, request)
+            end_first_backoff(step)
+            schedule_task(step)
             return _existing(step.state, is_new=False)
         started = self._decide(transaction, request, namespace_id, schedules_task=False)
         current = transaction.current
