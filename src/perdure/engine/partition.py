@@ -57,6 +57,10 @@ class Inspector(Protocol):
         """An execution came into memory."""
         ...
 
+    def forked(self, execution: AnyExecution, rows: Sequence[JournalRow]) -> None:
+        """An execution was created whose journal begins with rows of another one's; its first step follows."""
+        ...
+
     def stepped(self, execution: AnyExecution, row: JournalRow | None, side: Mapping[str, bytes | None]) -> None:
         """A step was applied: its journal row (None: it changed side data only), and the side data it wrote."""
         ...
@@ -228,6 +232,7 @@ class Partition:
         if transaction.created:
             self.cache.chains[transaction.key] = transaction.chain
         for execution, step in changed:
+            self._copy_rows(group, execution, transaction.copied.get(execution.uid, ()))
             self._record(group, execution, step, created=execution.uid in transaction.created)
         for execution, step in volatile:
             self._settle_volatile(execution, step, group)
@@ -243,6 +248,15 @@ class Partition:
             execution.announce()
         else:
             group.effects.append(execution.announce)
+
+    def _copy_rows(self, group: Group, execution: AnyExecution, rows: Sequence[JournalRow]) -> None:
+        """Begin the journal of a run that was forked from another one."""
+        for row in rows:
+            group.add_row(row)
+            execution.remember(row, TAIL_BYTES)
+            execution.sequence = row.sequence
+        if rows and self.inspector is not None:
+            self.inspector.forked(execution, rows)
 
     def _record(self, group: Group, execution: AnyExecution, step: AnyStep, *, created: bool) -> None:
         row: JournalRow | None = None

@@ -5,14 +5,14 @@ Usually it steps one run; starting over a running one, continuing as new or rese
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from perdure.core.execution import ChainKey, Kind, RunKey
 from perdure.core.ids import IdSource
 from perdure.core.step import AnyStep
 from perdure.engine.live import AnyExecution, Chain, Execution
-from perdure.store.protocol import SLOTS, Header
+from perdure.store.protocol import SLOTS, Header, JournalRow
 
 
 class Transaction:
@@ -30,6 +30,8 @@ class Transaction:
         self.steps: dict[int, AnyStep] = {}
         self.executions: dict[int, AnyExecution] = {}
         self.created: set[int] = set()
+        #: Of runs that were forked from another: the journal rows that they begin with.
+        self.copied: dict[int, list[JournalRow]] = {}
         self.superseded: list[int] = []
         self.effects: list[Callable[[], None]] = []
         self._new_uid = new_uid
@@ -73,6 +75,20 @@ class Transaction:
         self.created.add(execution.uid)
         step = self.step(execution)
         step.previous_run_id = previous.key.run_id if current and previous is not None else ""
+        return step
+
+    def fork(self, kind: Kind[Any, Any], run_id: str, rows: Sequence[JournalRow], state: Any) -> AnyStep:
+        """Begin a new current run whose journal begins with rows of another one.
+
+        rows: complete from sequence 1; their uid is replaced. state: their fold, which the new run takes over.
+        """
+        step = self.create(kind, run_id)
+        execution = self.chain.runs[run_id]
+        execution.state = step.state = state
+        step.first_event_id = kind.next_event_id(state)
+        self.copied[execution.uid] = [
+            JournalRow(execution.uid, row.sequence, row.first_event_id, row.event_count, row.events, row.notes) for row in rows
+        ]
         return step
 
     def after_commit(self, effect: Callable[[], None]) -> None:

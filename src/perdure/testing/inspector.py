@@ -5,7 +5,7 @@ Switched on in every functional test and in the simulator; far too slow for anyt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,12 @@ class Inspector:
         self._compare(execution, copy, "a snapshot does not bring back the state")
         self._shadows[execution.uid] = _Shadow(execution, copy, None)
         self._look_at_header(execution, set(all_jobs(kind, execution.state)))
+
+    def forked(self, execution: AnyExecution, rows: Sequence[JournalRow]) -> None:
+        """An execution begins with rows of another one's journal."""
+        shadow = self._shadows[execution.uid] = _Shadow(execution, execution.kind.new_state(), None)
+        for row in rows:
+            self._fold(execution, shadow.state, row)
 
     def stepped(self, execution: AnyExecution, row: JournalRow | None, side: Mapping[str, bytes | None]) -> None:
         """A step was applied. row: what it adds to the journal."""

@@ -19,6 +19,7 @@ from perdure.features.workflow import (
     options,
     pause,
     properties,
+    reset,
     speculative,
     start,
     task,
@@ -42,6 +43,7 @@ from perdure.features.workflow.rpc.interaction import InteractionRpc
 from perdure.features.workflow.rpc.multi_operation import MultiOperationRpc
 from perdure.features.workflow.rpc.paging import HistoryPages
 from perdure.features.workflow.rpc.queries import QueryRpc
+from perdure.features.workflow.rpc.reset import ResetRpc
 from perdure.features.workflow.rpc.start import StartRpc
 from perdure.features.workflow.rpc.tasks import TaskRpc
 from perdure.features.workflow.rpc.updates import UpdateRpc
@@ -61,6 +63,7 @@ CONCERNS = (
     options,
     pause,
     properties,
+    reset,
     speculative,
     start,
     task,
@@ -86,6 +89,7 @@ def register(services: WorkflowServices, methods: MethodTable) -> None:
     DescribeRpc(services).register(methods)
     HistoryRpc(services, pages).register(methods)
     InteractionRpc(services).register(methods)
+    ResetRpc(services).register(methods)
     queries = QueryRpc(services, pages)
     queries.register(methods)
     tasks = TaskRpc(services, pages, queries)

@@ -145,6 +145,21 @@ class ActivityOptionsUpdated(Note, frozen=True, tag="activity-options"):
     options: ActivityOptions | None
 
 
+class RunReset(Note, frozen=True, tag="reset"):
+    """This run began as a copy of another one's history, up to `last_event_id`; its clocks start anew at `at`."""
+
+    at: int
+    base_run_id: str
+    last_event_id: int
+    request_id: str
+
+
+class ResetElsewhere(Note, frozen=True, tag="reset-elsewhere"):
+    """Another run was made from the beginning of this one."""
+
+    run_id: str
+
+
 class ReadmittedUpdateRejected(Note, frozen=True, tag="update-rejected"):
     """A worker rejected an update that history says was admitted (it came over in a reset): it is over."""
 
@@ -174,6 +189,8 @@ ALL = (
     TransientTaskFailed,
     FirstTaskReleased,
     StickyChanged,
+    RunReset,
+    ResetElsewhere,
     ReadmittedUpdateRejected,
     ActivityStarted,
     ActivityTakenBack,

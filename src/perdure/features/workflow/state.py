@@ -157,6 +157,15 @@ class WorkflowPause(msgspec.Struct, frozen=True):
     request_id: str
 
 
+class ResetOrigin(msgspec.Struct, frozen=True):
+    """Where a run that was made by a reset comes from: the run, and the last event taken over. request_id: of the reset."""
+
+    at: int
+    base_run_id: str
+    last_event_id: int
+    request_id: str
+
+
 class Update(msgspec.Struct, gc=False):
     """An update that history knows and that is not completed. The ids of its events are 0 as long as there is none.
 
@@ -246,6 +255,9 @@ class WorkflowState(msgspec.Struct, gc=False):
     was_reset: bool = False
     #: How the run ended, as long as its parent does not know.
     unreported: HistoryEvent | None = None
+    #: Set when a reset made this run; and the latest run that a reset made from this one, "" for none.
+    reset_origin: ResetOrigin | None = None
+    reset_run_id: str = ""
 
     @property
     def is_open(self) -> bool:

@@ -1,0 +1,110 @@
+"""ResetWorkflowExecution, UpdateWorkflowExecutionOptions."""
+
+from __future__ import annotations
+
+from temporalio.api.workflow.v1 import PostResetOperation
+from temporalio.api.workflowservice.v1 import (
+    ResetWorkflowExecutionRequest,
+    ResetWorkflowExecutionResponse,
+    UpdateWorkflowExecutionOptionsRequest,
+    UpdateWorkflowExecutionOptionsResponse,
+)
+
+from perdure.core.call import Call, MethodTable
+from perdure.core.errors import busy_workflow, invalid_argument, not_found
+from perdure.core.execution import ChainKey
+from perdure.engine.transaction import Transaction
+from perdure.features.workflow.interaction import CLOSED
+from perdure.features.workflow.kind import WORKFLOW
+from perdure.features.workflow.option_changes import change_options, check_paths, check_pinned, check_wanted_override
+from perdure.features.workflow.reapply import excluded_types
+from perdure.features.workflow.reset import Moved, ResetOptions, check_finish_event_id, reset, reset_again
+from perdure.features.workflow.reset_plan import make_plan
+from perdure.features.workflow.services import WorkflowServices
+from perdure.features.workflow.step import WorkflowStep
+from perdure.features.workflow.validation import check_execution, check_priority
+
+PLANS = 10
+"""A plan is outdated when the workflow did much while it was made. So many are made before the caller is told to come back."""
+
+
+class ResetRpc:
+    """Sends runs back to an earlier point, and changes their options."""
+
+    def __init__(self, services: WorkflowServices) -> None:
+        self._services = services
+
+    def register(self, methods: MethodTable) -> None:
+        methods.handle("ResetWorkflowExecution", self.reset)
+        methods.handle("UpdateWorkflowExecutionOptions", self.update_options)
+
+    async def reset(self, request: ResetWorkflowExecutionRequest, call: Call) -> ResetWorkflowExecutionResponse:
+        if not request.request_id:
+            raise invalid_argument("RequestId is not set on request.")
+        if len(request.request_id.encode()) > self._services.limits.max_id_length:
+            raise invalid_argument("RequestId length exceeds limit.")
+        check_execution(request.workflow_execution if request.HasField("workflow_execution") else None)
+        excluded = excluded_types(request.reset_reapply_exclude_types, request.reset_reapply_type)
+
+        def change(step: WorkflowStep) -> None:
+            for operation in request.post_reset_operations:
+                update = operation.update_workflow_options
+                change_options(step, update.workflow_execution_options, update.update_mask, "")
+
+        options = ResetOptions(request.reason, request.request_id, excluded, change)
+        return ResetWorkflowExecutionResponse(run_id=await self._reset(request, call.namespace_id, options))
+
+    async def _reset(self, request: ResetWorkflowExecutionRequest, namespace_id: str, options: ResetOptions) -> str:
+        services = self._services
+        workflow_id = request.workflow_execution.workflow_id
+        key = ChainKey(namespace_id, WORKFLOW, workflow_id)
+        for _ in range(PLANS):
+            base = await services.run(namespace_id, workflow_id, request.workflow_execution.run_id)
+            if run_id := reset_again(await services.engine.read(key, None), options.request_id):
+                return run_id
+            check_finish_event_id(request.workflow_task_finish_event_id, base.state.next_event_id)
+            _check_operations(request.post_reset_operations, base.state.task_queue)
+            plan = await make_plan(services, base, request.workflow_task_finish_event_id, options.excluded)
+            try:
+                return await services.engine.transact(key, plan.base_run_id, lambda t, plan=plan: reset(t, plan, options))
+            except Moved:
+                continue
+        raise busy_workflow("Workflow is busy.")
+
+    async def update_options(
+        self, request: UpdateWorkflowExecutionOptionsRequest, call: Call
+    ) -> UpdateWorkflowExecutionOptionsResponse:
+        execution = request.workflow_execution
+        wanted = request.workflow_execution_options
+        if not execution.workflow_id:
+            raise invalid_argument("WorkflowId is not set on request.")
+        if not request.HasField("update_mask"):
+            raise invalid_argument("UpdateMask is required")
+        if not request.HasField("workflow_execution_options"):
+            raise invalid_argument("WorkflowExecutionOptions is required")
+        if problem := check_paths(request.update_mask):
+            raise invalid_argument(f"error parsing UpdateMask: {problem}")
+        check_priority(wanted.priority)
+
+        def decide(step: WorkflowStep, transaction: Transaction) -> UpdateWorkflowExecutionOptionsResponse:
+            if not step.state.is_open:
+                raise not_found(CLOSED)
+            check_pinned(wanted.versioning_override, execution.workflow_id)
+            check_wanted_override(wanted, step.state.task_queue)
+            changed = change_options(step, wanted, request.update_mask, request.identity)
+            return UpdateWorkflowExecutionOptionsResponse(workflow_execution_options=changed)
+
+        return await self._services.step(call.namespace_id, execution.workflow_id, execution.run_id, decide)
+
+
+def _check_operations(operations: object, task_queue: str) -> None:
+    """Raises ApiError for an operation that no reset can be followed by."""
+    sequence: list[PostResetOperation] = list(operations)  # pyright: ignore
+    for operation in sequence:
+        match operation.WhichOneof("variant"):
+            case "update_workflow_options":
+                check_wanted_override(operation.update_workflow_options.workflow_execution_options, task_queue)
+            case "signal_workflow":
+                raise invalid_argument("unsupported post reset operation: *workflow.PostResetOperation_SignalWorkflow_")
+            case _:
+                raise invalid_argument("unsupported post reset operation: <nil>")
