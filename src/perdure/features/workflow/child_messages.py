@@ -152,23 +152,18 @@ class ChildMessages:
             child_closed(step, started.parent_initiated_event_id, started.first_execution_run_id, key.run_id, close_event)
 
         def decide(transaction: Transaction) -> str:
-            """The original run id of a parent that was reset, for it goes on in another run; else ""."""
+            """The run that a closed parent was reset to, where it goes on; "" for none."""
             if transaction.run is None:
                 return ""
             run_state: WorkflowState = transaction.run.state
-            if run_state.was_reset:
-                return run_state.started.original_execution_run_id
+            if not run_state.is_open:
+                return run_state.reset_run_id
             tell(step_of(transaction, transaction.run))
             return ""
 
-        def decide_after_reset(transaction: Transaction) -> None:
-            current = transaction.current
-            if current is not None and current.state.started.original_execution_run_id == original_run_id:
-                tell(step_of(transaction, current))
-
-        original_run_id = await self._services.engine.transact(chain, parent.run_id, decide)
-        if original_run_id:
-            await self._services.engine.transact(chain, None, decide_after_reset)
+        run_id = parent.run_id
+        while run_id:
+            run_id = await self._services.engine.transact(chain, run_id, decide)
         await self._messenger.record(key, _informed)
 
 

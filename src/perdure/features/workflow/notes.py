@@ -146,12 +146,16 @@ class ActivityOptionsUpdated(Note, frozen=True, tag="activity-options"):
 
 
 class RunReset(Note, frozen=True, tag="reset"):
-    """This run began as a copy of another one's history, up to `last_event_id`; its clocks start anew at `at`."""
+    """This run began as a copy of another one's history, up to `last_event_id`; its clocks start anew at `at`.
+
+    initiators: which run initiated the children whose start was under way, by initiated event id.
+    """
 
     at: int
     base_run_id: str
     last_event_id: int
     request_id: str
+    initiators: dict[int, str]
 
 
 class ResetElsewhere(Note, frozen=True, tag="reset-elsewhere"):

@@ -35,6 +35,7 @@ class Child(msgspec.Struct):
 
     attributes: as it was initiated; without the input once it has started. first_run_id: "" until the start is recorded; the child may
     be several runs further. started_event_id: 0 until the started event has its id. is_closed: the parent close policy was applied.
+    initiated_by: the run that the parent's run was reset from, if the start was under way then; "" for this run.
     """
 
     initiated_event_id: int
@@ -44,10 +45,11 @@ class Child(msgspec.Struct):
     first_run_id: str = ""
     started_event_id: int = 0
     is_closed: bool = False
+    initiated_by: str = ""
 
     def request_id(self, parent_run_id: str) -> str:
         """Makes the start of the child happen once. The form is the official server's: it shows in the child's description."""
-        return f"{parent_run_id}:{self.initiated_event_id}:0"
+        return f"{self.initiated_by or parent_run_id}:{self.initiated_event_id}:0"
 
     def jobs(self, state: WorkflowState) -> Iterable[Job]:
         if state.is_open:

@@ -6,12 +6,14 @@
 | UPDATE_ADMITTED                 | UPDATE_ADMITTED, unless updates are excluded                         |
 | UPDATE_ACCEPTED with a request  | UPDATE_ADMITTED, unless updates are excluded                         |
 | OPTIONS_UPDATED                 | the same, unless all it did is attach callbacks that are there       |
+| child started, failed to, ended | the same, if the new run waits for that child (base run only)        |
 | any other                       | nothing: the workflow's code makes it again, or it is not repeated   |
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from temporalio.api.enums.v1 import EventType, ResetReapplyExcludeType, ResetReapplyType
 from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionOptionsUpdatedEventAttributes
@@ -42,9 +44,9 @@ def excluded_types(exclude: Iterable[Exclude.ValueType], reapply_type: ResetReap
     return frozenset(excluded)
 
 
-def is_eligible(event: HistoryEvent) -> bool:
-    """Whether an event may have to happen again."""
-    return event.event_type in _HANDLERS
+def is_eligible(event: HistoryEvent, *, of_base: bool) -> bool:
+    """Whether an event may have to happen again. of_base: it is of the run that is reset; only there event ids mean the same things."""
+    return event.event_type in _HANDLERS and (of_base or event.event_type not in _ABOUT_CHILDREN)
 
 
 def reapply(step: WorkflowStep, event: HistoryEvent, excluded: frozenset[int]) -> None:
@@ -85,9 +87,47 @@ def _options_updated(step: WorkflowStep, event: HistoryEvent, excluded: frozense
     step.event(changed, links=event.links)
 
 
+def _child_start_answered(step: WorkflowStep, event: HistoryEvent, excluded: frozenset[int]) -> None:
+    attributes = _attributes(event)
+    child = step.state.children.get(attributes.initiated_event_id)
+    if child is not None and not child.first_run_id:
+        step.event(attributes)
+        step.flush()  # what follows refers to it
+
+
+def _child_ended(step: WorkflowStep, event: HistoryEvent, excluded: frozenset[int]) -> None:
+    attributes = _attributes(event)
+    child = step.state.children.get(attributes.initiated_event_id)
+    if child is not None:
+        attributes.started_event_id = child.started_event_id
+        step.flush()
+        step.event(attributes)
+        step.flush()
+
+
+def _attributes(event: HistoryEvent) -> Any:
+    """A copy of an event's attributes."""
+    which = event.WhichOneof("attributes")
+    assert which is not None
+    attributes = getattr(event, which)
+    copied = type(attributes)()
+    copied.CopyFrom(attributes)
+    return copied
+
+
+_ABOUT_CHILDREN: dict[int, Callable[[WorkflowStep, HistoryEvent, frozenset[int]], None]] = {
+    E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED: _child_start_answered,
+    E.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_FAILED: _child_start_answered,
+    E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED: _child_ended,
+    E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_FAILED: _child_ended,
+    E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_CANCELED: _child_ended,
+    E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TIMED_OUT: _child_ended,
+    E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED: _child_ended,
+}
 _HANDLERS: dict[int, Callable[[WorkflowStep, HistoryEvent, frozenset[int]], None]] = {
     E.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED: _signaled,
     E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED: _update_admitted,
     E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED: _update_accepted,
     E.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED: _options_updated,
+    **_ABOUT_CHILDREN,
 }

@@ -24,8 +24,8 @@ from perdure.core.execution import Touch
 from perdure.engine.live import AnyExecution
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow import notes
-from perdure.features.workflow.closing import SERVER_IDENTITY, terminate
-from perdure.features.workflow.reapply import reapply
+from perdure.features.workflow.closing import RESETTER_IDENTITY, SERVER_IDENTITY, terminate
+from perdure.features.workflow.reapply import is_eligible, reapply
 from perdure.features.workflow.registry import applies_note
 from perdure.features.workflow.services import step_of
 from perdure.features.workflow.state import ResetOrigin, TaskStatus, WorkflowState
@@ -33,7 +33,6 @@ from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task import fail_task, schedule_task
 from perdure.store.protocol import JournalRow
 
-RESETTER_IDENTITY = "history-resetter"
 NO_TASK_REQUEST_ID = "emptyUuid"
 """The request id of a task that nobody ever polled for; the official server's."""
 
@@ -47,8 +46,8 @@ class ResetPlan:
     """All that a reset needs and that can be read before it is decided: what it reads cannot change any more.
 
     rows, state: the beginning of the new run's journal, and their fold. events: what happened behind the point, of kinds that may have to
-    happen again. current_run_id: the current run, "" for none; seen: up to which event id of it `events` reach, -1 when it has no part in
-    them.
+    happen again. initiators: of children whose start is under way, the run that initiated each of them. current_run_id: the current run,
+    "" for none; seen: up to which event id of it `events` reach, -1 when it has no part in them.
     """
 
     base_run_id: str
@@ -57,6 +56,7 @@ class ResetPlan:
     rows: list[JournalRow]
     state: WorkflowState
     events: list[HistoryEvent]
+    initiators: dict[int, str]
     current_run_id: str
     seen: int
 
@@ -122,9 +122,10 @@ def reset(transaction: Transaction, plan: ResetPlan, options: ResetOptions) -> s
     step_of(transaction, base).note(notes.ResetElsewhere(plan.new_run_id))
     step = transaction.fork(base.kind, plan.new_run_id, plan.rows, plan.state)
     assert isinstance(step, WorkflowStep)
-    step.note(notes.RunReset(transaction.now, plan.base_run_id, plan.finish_event_id - 1, options.request_id))
+    step.note(notes.RunReset(transaction.now, plan.base_run_id, plan.finish_event_id - 1, options.request_id, plan.initiators))
     _fail_task(step, options.reason, plan)
-    for event in (*plan.events, *late):
+    of_base = plan.current_run_id == plan.base_run_id
+    for event in (*plan.events, *(event for event in late if is_eligible(event, of_base=of_base))):
         reapply(step, event, options.excluded)
     options.change(step)
     schedule_task(step)
@@ -160,7 +161,7 @@ def _fail_task(step: WorkflowStep, reason: str, plan: ResetPlan) -> None:
 @applies_note(notes.RunReset)
 def _reset(state: WorkflowState, note: notes.RunReset, touch: Touch) -> None:
     """The run begins now: what it did before is history, and none of it is under way."""
-    state.reset_origin = ResetOrigin(note.at, note.base_run_id, note.last_event_id, note.request_id)
+    state.reset_origin = ResetOrigin(note.at, state.start_at, note.base_run_id, note.last_event_id, note.request_id)
     backoff = duration_ns(state.started.first_workflow_task_backoff)
     state.start_at, state.execution_at = note.at, note.at + backoff
     state.first_task_pending = False
@@ -170,6 +171,8 @@ def _reset(state: WorkflowState, note: notes.RunReset, touch: Touch) -> None:
     state.run_deadline = note.at + run_timeout if run_timeout else 0
     for activity in state.activities.values():
         activity.first_scheduled_at = activity.scheduled_at = note.at
+    for initiated_event_id, run_id in note.initiators.items():
+        state.children[initiated_event_id].initiated_by = run_id
     for part in state.parts():
         touch(part)
 

@@ -148,7 +148,7 @@ class SpeculativeTask(WorkflowTask):
             yield SpeculativeTaskTimeout(self.schedule_to_start_deadline, self.serial, False)
 
 
-class WorkflowPause(msgspec.Struct, frozen=True):
+class WorkflowPause(msgspec.Struct, frozen=True, gc=False):
     """Who put the run on hold, when and why. request_id: pausing again with the same one changes nothing."""
 
     at: int
@@ -157,10 +157,14 @@ class WorkflowPause(msgspec.Struct, frozen=True):
     request_id: str
 
 
-class ResetOrigin(msgspec.Struct, frozen=True):
-    """Where a run that was made by a reset comes from: the run, and the last event taken over. request_id: of the reset."""
+class ResetOrigin(msgspec.Struct, frozen=True, gc=False):
+    """Where a run that was made by a reset comes from: the run, and the last event taken over.
+
+    started_at: when the first run of that history started. request_id: of the reset.
+    """
 
     at: int
+    started_at: int
     base_run_id: str
     last_event_id: int
     request_id: str

@@ -135,13 +135,16 @@ def _with_deprecated_fields(override: VersioningOverride) -> VersioningOverride:
 
 def _extended_info(state: WorkflowState) -> WorkflowExecutionExtendedInfo:
     info = WorkflowExecutionExtendedInfo(
-        original_start_time=to_timestamp(state.start_at),
+        original_start_time=to_timestamp(state.reset_origin.started_at if state.reset_origin is not None else state.start_at),
+        reset_run_id=state.reset_run_id,
         cancel_requested=state.cancel_requested,
         run_expiration_time=to_timestamp(state.run_deadline) if state.run_deadline else _NO_TIME,
         request_id_infos=dict(_request_ids(state)),
     )
     if state.execution_deadline:
         info.execution_expiration_time.CopyFrom(to_timestamp(state.execution_deadline))
+    if state.reset_origin is not None:
+        info.last_reset_time.CopyFrom(to_timestamp(state.reset_origin.at))
     if state.pause is not None:
         info.pause_info.identity = state.pause.identity
         info.pause_info.reason = state.pause.reason
