@@ -189,10 +189,11 @@ def _make_way(transaction: Transaction, policy: WorkflowIdReusePolicy.ValueType,
 
 
 def _is_child(state: WorkflowState, child: Child, parent: RunKey) -> bool:
-    """Whether a run belongs to that child, and not to somebody else who uses its workflow id."""
+    """Whether a run belongs to that child of that parent's run, and not to somebody else who uses its workflow id.
+
+    A child that a reset run took over from the one it was made from outlives it, as on the official server: it knows only the first as parent.
+    """
     started = state.started
-    if child.first_run_id:
-        return started.first_execution_run_id == child.first_run_id
     execution = started.parent_workflow_execution
     return (execution.workflow_id, execution.run_id, started.parent_initiated_event_id) == (
         parent.business_id,
