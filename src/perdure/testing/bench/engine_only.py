@@ -21,15 +21,18 @@ TRANSITIONS = 7
 """Of a one-activity run: its start, start and completion of its first task, of the activity, and of the second task."""
 
 
+BLOCK = 50
+
+
 class EngineLoad(msgspec.Struct):
-    """CPU time of so many one-activity workflows."""
+    """cpu_seconds: CPU time of each block of so many one-activity workflows. Blocks tell the work from what other processes do to it."""
 
-    workflows: int
-    cpu_seconds: float
+    block: int
+    cpu_seconds: list[float]
 
-    @property
-    def microseconds_per_transition(self) -> float:
-        return self.cpu_seconds / self.workflows / TRANSITIONS * 1e6
+    def per_transition(self) -> list[float]:
+        """Seconds of CPU time per transition, of each block."""
+        return [seconds / self.block / TRANSITIONS for seconds in self.cpu_seconds]
 
 
 async def measure(workflows: int, *, profile: cProfile.Profile | None = None) -> EngineLoad:
@@ -54,21 +57,22 @@ async def measure(workflows: int, *, profile: cProfile.Profile | None = None) ->
             return None
 
     settings = ServerSettings(database="")
+    block = min(BLOCK, workflows)
+    used: list[float] = []
     async with AsyncExitStack() as stack:
         core = Core(settings, ForgetfulStore(MEMORY), SystemClock(), IdSource(), Registry(), owner="bench")
         await core.start(stack)
         worker = _Worker(core, TaskQueue(name="bench"))
-        for number in range(50):
-            await worker.run_workflow(f"warm-up-{number}")
+        await worker.run_workflows("warm-up", block)
         if profile is not None:
             profile.enable()
-        before = time.process_time()
-        for number in range(workflows):
-            await worker.run_workflow(f"bench-{number}")
-        used = time.process_time() - before
+        for number in range(workflows // block):
+            before = time.process_time()
+            await worker.run_workflows(f"bench-{number}", block)
+            used.append(time.process_time() - before)
         if profile is not None:
             profile.disable()
-    return EngineLoad(workflows, used)
+    return EngineLoad(block, used)
 
 
 class _Worker:
@@ -97,7 +101,11 @@ class _Worker:
     async def _do(self, method: str, request: Any) -> Any:
         return await self._methods.get(method).handler(request, self._call)
 
-    async def run_workflow(self, workflow_id: str) -> None:
+    async def run_workflows(self, name: str, count: int) -> None:
+        for number in range(count):
+            await self._run_workflow(f"{name}-{number}")
+
+    async def _run_workflow(self, workflow_id: str) -> None:
         self._start.workflow_id = self._start.request_id = workflow_id
         await self._do("StartWorkflowExecution", self._start)
         await self._answer("PollWorkflowTaskQueue", self._poll_workflow, "RespondWorkflowTaskCompleted", self._schedule)
