@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from perdure.core.clock import SECOND, Clock
@@ -135,13 +135,13 @@ class Engine:
             return self.partitions[0]
         return self.partitions[key.slot(SLOTS) * self._count // SLOTS]
 
-    async def transact(self, key: ChainKey, run_id: str | None, decide: Decide[R]) -> R:
+    def transact(self, key: ChainKey, run_id: str | None, decide: Decide[R]) -> Coroutine[Any, Any, R]:
         """See :meth:`Partition.transact`."""
-        return await self.partition_of(key).transact(key, run_id or None, decide)
+        return self.partition_of(key).transact(key, run_id or None, decide)
 
-    async def read(self, key: ChainKey, run_id: str | None) -> AnyExecution | None:
+    def read(self, key: ChainKey, run_id: str | None) -> Coroutine[Any, Any, AnyExecution | None]:
         """See :meth:`Partition.read`."""
-        return await self.partition_of(key).read(key, run_id or None)
+        return self.partition_of(key).read(key, run_id or None)
 
     # -- history ------------------------------------------------------------------------------------
     async def history(

@@ -41,7 +41,7 @@ class Execution(Generic[S, V]):
 
     __slots__ = (
         "changed", "counted_size", "dropped", "durable_event_id", "entries", "group", "header", "key", "kind", "pins", "scheduled",
-        "sequence", "snapshot_sequence", "state", "tail", "tail_bytes", "volatile",
+        "sequence", "shown", "snapshot_sequence", "state", "tail", "tail_bytes", "volatile",
     )  # fmt: skip
 
     def __init__(self, kind: Kind[S, V], key: RunKey, header: Header, state: S, volatile: V) -> None:
@@ -52,6 +52,8 @@ class Execution(Generic[S, V]):
         self.state = state
         self.volatile = volatile
         self.sequence = 0
+        #: What its header shows, as its kind says it; None: find out. A closed execution's header is always looked at.
+        self.shown: object = None
         self.snapshot_sequence = 0
         self.group: Group | None = None
         self.pins = 0

@@ -38,18 +38,26 @@ class Loader:
         for key in keys:
             self._kept.pop(key, None)
 
+    def cached(self, key: ChainKey, run_id: str | None) -> Chain | None:
+        """The chain, if its current run and the asked-for run are in memory."""
+        chain = self._cache.chains.get(key)
+        if chain is None:
+            return None
+        current = chain.current_run_id
+        wanted = run_id or current
+        if wanted is not None and wanted not in chain.runs or current is not None and current not in chain.runs:
+            return None
+        self._cache.hits += 1
+        if wanted:
+            self._cache.touch(chain.runs[wanted])
+        return chain
+
     async def chain(self, key: ChainKey, run_id: str | None) -> Chain:
         """The chain, with its current run and the asked-for run (if they exist) in memory. Raises ApiError UNAVAILABLE when the store fails."""
         while True:
-            chain = self._cache.chains.get(key)
+            chain = self.cached(key, run_id)
             if chain is not None:
-                wanted = run_id or chain.current_run_id
-                missing = [r for r in (chain.current_run_id, wanted) if r and r not in chain.runs]
-                if not missing:
-                    self._cache.hits += 1
-                    if wanted:
-                        self._cache.touch(chain.runs[wanted])
-                    return chain
+                return chain
             loading = self._loading.get(key)
             if loading is not None:
                 await asyncio.shield(loading)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from perdure.core.clock import Clock
@@ -118,12 +117,12 @@ class Partition:
         """
         result, group = await self.transact_early(key, run_id, decide)
         if group is not None:
-            await asyncio.shield(group.finished)
+            await group.wait()
         return result
 
     async def transact_early(self, key: ChainKey, run_id: str | None, decide: Decide[R]) -> tuple[R, Group | None]:
         """Like :meth:`transact`, but returns before the outcome is durable, with the group to wait for."""
-        chain = await self.loader.chain(key, run_id)
+        chain = self.loader.cached(key, run_id) or await self.loader.chain(key, run_id)
         run = chain.runs.get(run_id or chain.current_run_id or "")
         transaction = Transaction(chain, run, self.clock.now(), self.ids, self._new_uid)
         depends_on = run.group if run is not None else chain.group
@@ -138,7 +137,7 @@ class Partition:
             self._undo(transaction)
             if depends_on is not None:
                 # A refusal tells about state too: it must not tell about state that may yet be lost.
-                await asyncio.shield(depends_on.finished)
+                await depends_on.wait()
             raise
         except BaseException:
             self._undo(transaction)
@@ -151,12 +150,12 @@ class Partition:
     async def read(self, key: ChainKey, run_id: str | None) -> AnyExecution | None:
         """The run in memory (None when there is none), after everything known about it is durable. Use it before the next await."""
         while True:
-            chain = await self.loader.chain(key, run_id)
+            chain = self.loader.cached(key, run_id) or await self.loader.chain(key, run_id)
             run = chain.runs.get(run_id or chain.current_run_id or "")
             group = run.group if run is not None else chain.group
             if group is None:
                 return run
-            await asyncio.shield(group.finished)
+            await group.wait()
 
     async def delete(self, key: RunKey) -> bool:
         """Remove a run with everything that belongs to it; durable when this returns. False: there is no such run."""
@@ -166,7 +165,7 @@ class Partition:
             return False
         group = self.writer.open_group()
         self._delete(group, key.chain, execution.uid)
-        await asyncio.shield(group.finished)
+        await group.wait()
         return True
 
     async def delete_expired(self, headers: Sequence[Header]) -> None:
@@ -176,7 +175,7 @@ class Partition:
         group = self.writer.open_group()
         for header in headers:
             self._delete(group, ChainKey(header.namespace_id, header.kind, header.business_id), header.uid)
-        await asyncio.shield(group.finished)
+        await group.wait()
 
     def _delete(self, group: Group, key: ChainKey, uid: int) -> None:
         group.commit.deleted.append(uid)
@@ -281,11 +280,17 @@ class Partition:
     def _write_header(self, group: Group, execution: AnyExecution, new_jobs: list[Job], *, created: bool) -> None:
         """Write the header row if what it shows changed, or if it would not lead back to the new jobs after a restart."""
         header = execution.header
-        ready = header.ready or any(job.at == 0 for job in new_jobs)
-        wake_at = min((job.at for job in new_jobs if job.at > 0), default=None)
-        if header.wake_at is not None and (wake_at is None or header.wake_at < wake_at):
-            wake_at = header.wake_at
+        ready, wake_at = header.ready, header.wake_at
+        for job in new_jobs:
+            if job.at == 0:
+                ready = True
+            elif wake_at is None or job.at < wake_at:
+                wake_at = job.at
+        shown = execution.kind.shown(execution.state)
+        if shown == execution.shown and ready == header.ready and wake_at == header.wake_at and not created:
+            return
         visible = execution.kind.visible(execution.state)
+        execution.shown = shown if visible.is_open else None
         if not visible.is_open:
             jobs = set(all_jobs(execution.kind, execution.state))
             if execution.entries:
@@ -294,7 +299,7 @@ class Partition:
             wake_at = min((job.at for job in jobs if job.at > 0), default=None)
         if fill_header(header, visible, ready, wake_at) or created:
             header.state_transitions = execution.sequence
-            group.add_header(replace(header))
+            group.add_header(header.copy())
 
     def _schedule(self, execution: AnyExecution, jobs: list[Job], group: Group | None) -> None:
         """Arrange for jobs to run at their time; those due at once run when their group is durable."""
@@ -430,7 +435,7 @@ class Partition:
         if (header.ready, header.wake_at) != (ready, wake_at) and not self.writer.is_fenced:
             header.ready, header.wake_at = ready, wake_at
             group = self.writer.open_group()
-            group.add_header(replace(header))
+            group.add_header(header.copy())
             # Who loaded the old header now and found it good enough would be overwritten by this one.
             self.cache.settle(execution.key.chain, group.finished)
         self._write_snapshot(execution)

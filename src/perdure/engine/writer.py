@@ -35,7 +35,7 @@ class CommitObserver(Protocol):
 class Group:
     """What becomes durable together."""
 
-    __slots__ = ("commit", "effects", "executions", "finished", "headers", "number")
+    __slots__ = ("_waiting", "commit", "effects", "executions", "finished", "headers", "number")
 
     def __init__(self, number: int, partition: int, epoch: int) -> None:
         self.number = number
@@ -45,6 +45,27 @@ class Group:
         self.effects: list[Callable[[], None]] = []
         #: Ends when the group is durable; raises an ApiError (UNAVAILABLE) when it did not become so.
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def wait(self) -> asyncio.Future[None]:
+        """A future that ends as `finished` does, for one caller: when the caller is cancelled, nobody else is."""
+        if self.finished.done():
+            return self.finished
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        return future
+
+    def finish(self, error: Exception | None = None) -> None:
+        """It is durable, or (error) it will never be. Called once."""
+        for future in (*self._waiting, self.finished):
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+        if error is not None:
+            self.finished.exception()  # nobody may be waiting; that is fine
 
     def add_row(self, row: JournalRow) -> None:
         self.commit.journal.append(row)
@@ -179,7 +200,7 @@ class Writer:
                 effect()
             except Exception:  # a bug of ours; the others, and the writer itself, go on
                 log.exception("an effect of commit %d failed", group.number)
-        group.finished.set_result(None)
+        group.finish()
 
     async def _resolve(self, group: Group) -> None:
         """The outcome of a commit is unknown: read the store until it says whether it happened. Raises StoreError when it did not."""
@@ -206,7 +227,4 @@ class Writer:
             self._observer.commit_failed()
         self._on_failed(groups)
         for lost in groups:
-            lost.finished.set_exception(
-                unavailable("The store could not commit this request; nothing of it happened. Try again with the same request id.")
-            )
-            lost.finished.exception()  # nobody may be waiting; that is fine
+            lost.finish(unavailable("The store could not commit this request; nothing of it happened. Try again with the same request id."))

@@ -10,7 +10,8 @@ Everything that has to become durable together goes into one :class:`Commit`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Protocol
 
 SLOTS = 4096
@@ -83,6 +84,13 @@ class Header:
     search_attributes: str = "{}"
     memo: bytes = b""
     details: bytes = b""
+
+    def copy(self) -> Header:
+        """As it is now."""
+        return Header(*_values(self))
+
+
+_values = attrgetter(*(column.name for column in fields(Header)))
 
 
 @dataclass(slots=True, frozen=True)

@@ -80,6 +80,9 @@ class WorkflowKind:
     def next_event_id(self, state: WorkflowState) -> int:
         return state.next_event_id
 
+    def shown(self, state: WorkflowState) -> object:
+        return (state.status, state.close_at, state.execution_at, state.task_queue, state.search_attributes_json, state.memo_bytes)
+
     def visible(self, state: WorkflowState) -> Visible:
         started = state.started
         return Visible(

@@ -5,6 +5,7 @@ Each function raises ApiError INVALID_ARGUMENT. A command handler turns that int
 
 from __future__ import annotations
 
+import re
 import uuid
 
 from google.protobuf.duration_pb2 import Duration
@@ -43,11 +44,14 @@ def check_duration(duration: Duration, what: str) -> None:
         duration.CopyFrom(to_duration(LONGEST_DURATION // SECOND * SECOND))
 
 
+_USUAL_RUN_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+
+
 def check_run_id(run_id: str) -> None:
     """A run id is a UUID or empty."""
-    if run_id:
+    if run_id and not _USUAL_RUN_ID(run_id):
         try:
-            uuid.UUID(run_id)
+            uuid.UUID(run_id)  # it knows the unusual spellings, too
         except ValueError:
             raise invalid_argument("RunId is not valid UUID.") from None
 
