@@ -1,0 +1,226 @@
+"""E2: what an operator does to a pending activity, row by row of its table."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+from temporalio.api.activity.v1 import ActivityOptions
+from temporalio.api.common.v1 import Priority, RetryPolicy, WorkflowExecution
+from temporalio.api.enums.v1 import EventType, PendingActivityState
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflow.v1 import PendingActivityInfo
+from temporalio.api.workflowservice import v1 as service
+
+from perdure.features.workflow.pending_activities import pending_activity_info
+from tests.support.activity_calls import EXECUTION, complete, control, fail, failure, heartbeat, refusal, schedule, seconds
+from tests.support.virtual_server import WORKFLOW_ID, VirtualServer, on_virtual_server, payloads
+
+SLOW = RetryPolicy(initial_interval=seconds(600), maximum_interval=seconds(6000))
+QUICK = RetryPolicy(initial_interval=seconds(1))
+NOT_FOUND = "Can't find pending activity with such ID. Invalid activityID or activity already completed"
+
+
+async def begin(server: VirtualServer, **attributes: Any) -> None:
+    await server.start_workflow()
+    await server.decide(schedule(**attributes))
+
+
+async def shown(server: VirtualServer) -> PendingActivityInfo:
+    """The only pending activity, as people see it."""
+    (activity,) = (await server.state()).activities.values()
+    return pending_activity_info(activity, server.clock.now())
+
+
+async def state_of(server: VirtualServer) -> str:
+    return PendingActivityState.Name((await shown(server)).state).removeprefix("PENDING_ACTIVITY_STATE_")
+
+
+def test_a_paused_activity_is_not_handed_out_and_does_not_time_out() -> None:
+    async def test(server: VirtualServer) -> None:
+        await begin(server, schedule_to_close_timeout=seconds(30))
+        await control(server, "PauseActivity", identity="me", reason="why", request_id="p")
+        await control(server, "PauseActivity", request_id="p")
+        assert await refusal(control(server, "PauseActivity")) == "activity is already paused"
+        info = await shown(server)
+        assert (info.paused, info.pause_info.manual.identity, info.pause_info.manual.reason) == (True, "me", "why")
+        assert await state_of(server) == "PAUSED"
+        assert not (await server.activity_task(20)).task_token
+        await server.restart()
+        assert not (await server.activity_task(20)).task_token
+        await control(server, "UnpauseActivity")
+        await asyncio.sleep(0.1)
+        events = await server.history()
+        assert events[5].event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT, "its time was up while it was paused"
+
+    on_virtual_server(test)
+
+
+def test_a_running_attempt_is_told_of_the_pause_and_its_failure_waits() -> None:
+    async def test(server: VirtualServer) -> None:
+        await begin(server, retry_policy=RetryPolicy(initial_interval=seconds(1), maximum_attempts=2))
+        await fail(server, await server.activity_task())
+        task = await server.activity_task()
+        await control(server, "PauseActivity")
+        assert await state_of(server) == "PAUSE_REQUESTED"
+        assert (await heartbeat(server, task, payloads("1"))).activity_paused
+        await fail(server, task, failure("paused"))
+        info = await shown(server)
+        assert (info.attempt, info.last_failure.message, await state_of(server)) == (3, "paused", "PAUSED")
+        await control(server, "UnpauseActivity", reset_attempts=True, reset_heartbeat=True)
+        await control(server, "UnpauseActivity")
+        task = await server.activity_task()
+        assert (task.attempt, len(task.heartbeat_details.payloads)) == (1, 0)
+        await complete(server, task)
+
+    on_virtual_server(test)
+
+
+def test_reset_ends_a_backoff_and_begins_again() -> None:
+    async def test(server: VirtualServer) -> None:
+        await begin(server, retry_policy=SLOW)
+        task = await server.activity_task()
+        await heartbeat(server, task, payloads("1"))
+        await fail(server, task)
+        assert (await shown(server)).current_retry_interval == seconds(600)
+        await control(server, "ResetActivity")
+        task = await server.activity_task(1.9 + 1)
+        assert (task.attempt, len(task.heartbeat_details.payloads)) == (1, 1)
+        await fail(server, task)
+        await control(server, "PauseActivity")
+        await control(server, "ResetActivity", keep_paused=True, reset_heartbeat=True)
+        assert (await state_of(server), (await shown(server)).HasField("heartbeat_details")) == ("PAUSED", True)
+        await control(server, "ResetActivity")
+        assert not (await server.activity_task()).heartbeat_details.payloads
+
+    on_virtual_server(test)
+
+
+def test_reset_of_a_running_attempt_is_told_by_its_heartbeat() -> None:
+    async def test(server: VirtualServer) -> None:
+        await begin(server, retry_policy=QUICK)
+        first = await server.activity_task()
+        await control(server, "ResetActivity", reset_heartbeat=True)
+        assert (await heartbeat(server, first, payloads("1"))).activity_reset
+        await fail(server, first)
+        second = await server.activity_task()
+        assert (second.attempt, len(second.heartbeat_details.payloads)) == (2, 0)
+        await control(server, "ResetActivity")
+        assert "invalid activityID" in await refusal(complete(server, second)), "the count of attempts has gone back"
+        await asyncio.sleep(31)
+        third = await server.activity_task()
+        assert third.attempt == 2
+        await complete(server, third)
+
+    on_virtual_server(test)
+
+
+def test_changed_options_are_in_force_at_once() -> None:
+    async def test(server: VirtualServer) -> None:
+        await begin(server, retry_policy=SLOW, priority=Priority(priority_key=2))
+        await fail(server, await server.activity_task())
+        change = ActivityOptions(
+            retry_policy=RetryPolicy(initial_interval=seconds(5)), start_to_close_timeout=seconds(7), task_queue=TaskQueue(name="moved"),
+            priority=Priority(fairness_key="f"),
+        )  # fmt: skip
+        paths = ["retry_policy.initial_interval", "startToCloseTimeout", "TaskQueue.Name", "priority.fairness_key", "nonsense"]
+        answer = await control(server, "UpdateActivityOptions", activity_options=change, update_mask=FieldMask(paths=paths))
+        assert (answer.activity_options.task_queue.name, answer.activity_options.retry_policy.initial_interval) == ("moved", seconds(5))
+        assert (answer.activity_options.priority.priority_key, answer.activity_options.priority.fairness_key) == (2, "f")
+        await server.restart()
+        assert not (await server.activity_task(10)).task_token, "it has moved"
+        poll = service.PollActivityTaskQueueRequest(namespace="default", task_queue=TaskQueue(name="moved"))
+        task = await server.call("PollActivityTaskQueue", poll, 10)
+        assert (task.attempt, task.start_to_close_timeout) == (2, seconds(7))
+        answer = await control(server, "UpdateActivityOptions", restore_original=True)
+        assert (answer.activity_options.task_queue.name, answer.activity_options.start_to_close_timeout) == ("queue", seconds(30))
+        await complete(server, task)
+
+    on_virtual_server(test)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"update_mask": FieldMask(paths=["priority"])}, "ActivityOptions are not provided"),
+        ({"activity_options": ActivityOptions()}, "UpdateMask is not provided"),
+        (
+            {"activity_options": ActivityOptions(), "update_mask": FieldMask(paths=["priority"]), "restore_original": True},
+            "Both UpdateMask and RestoreOriginal are provided",
+        ),
+        (
+            {
+                "activity_options": ActivityOptions(start_to_close_timeout=seconds(-1)),
+                "update_mask": FieldMask(paths=["start_to_close_timeout"]),
+            },
+            "invalid HeartbeatTimeout: negative duration",
+        ),
+        (
+            {"activity_options": ActivityOptions(), "update_mask": FieldMask(paths=["start_to_close_timeout"])},
+            "a valid StartToCloseTimeout or ScheduleToCloseTimeout must be set on the activity. ActivityId=a ActivityType=Activity",
+        ),
+        ({"activity_options": ActivityOptions(), "update_mask": FieldMask(paths=["task_queue.name"])}, "TaskQueue is not provided"),
+        ({"activity_options": ActivityOptions(priority=Priority(priority_key=-1))}, "priority key can't be negative"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(change: dict[str, Any], message: str) -> None:
+    async def test(server: VirtualServer) -> None:
+        await begin(server)
+        before = await shown(server)
+        assert await refusal(control(server, "UpdateActivityOptions", **change)) == message
+        assert await shown(server) == before
+
+    on_virtual_server(test)
+
+
+def test_activities_are_found_by_type_or_all_of_them() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await server.decide(schedule("a1"), schedule("a2"))
+        request: Any = service.PauseActivityRequest(namespace="default", execution=EXECUTION, type="Activity")
+        await server.call("PauseActivity", request)
+        assert all(activity.pause is not None for activity in (await server.state()).activities.values())
+        await server.call("UnpauseActivity", service.UnpauseActivityRequest(namespace="default", execution=EXECUTION, unpause_all=True))
+        assert {(await server.activity_task()).activity_id, (await server.activity_task()).activity_id} == {"a1", "a2"}
+        request = service.ResetActivityRequest(namespace="default", execution=EXECUTION, type="Other")
+        assert await refusal(server.call("ResetActivity", request)) == NOT_FOUND
+
+    on_virtual_server(test)
+
+
+def test_the_newer_calls_address_a_workflows_activity_too() -> None:
+    async def test(server: VirtualServer) -> None:
+        await begin(server)
+        named: dict[str, Any] = {"namespace": "default", "workflow_id": WORKFLOW_ID, "activity_id": "a"}
+        await server.call("PauseActivityExecution", service.PauseActivityExecutionRequest(**named, reason="r", request_id="p"))
+        assert await state_of(server) == "PAUSED"
+        await server.call("ResetActivityExecution", service.ResetActivityExecutionRequest(**named, keep_paused=True))
+        assert await state_of(server) == "PAUSED"
+        await server.call("UnpauseActivityExecution", service.UnpauseActivityExecutionRequest(**named))
+        assert await state_of(server) == "SCHEDULED"
+        named["activity_id"] = ""
+        request = service.PauseActivityExecutionRequest(**named)
+        assert await refusal(server.call("PauseActivityExecution", request)) == "activity ID is required"
+
+    on_virtual_server(test)
+
+
+@pytest.mark.parametrize("method", ["PauseActivity", "UnpauseActivity", "ResetActivity", "UpdateActivityOptions"])
+def test_what_is_not_there_cannot_be_controlled(method: str) -> None:
+    async def test(server: VirtualServer) -> None:
+        await begin(server)
+        more: dict[str, Any] = {}
+        if method == "UpdateActivityOptions":
+            more = {"activity_options": ActivityOptions(priority=Priority(priority_key=1)), "update_mask": FieldMask(paths=["priority"])}
+        assert await refusal(control(server, method, "other", **more)) == NOT_FOUND
+        request_type = getattr(service, f"{method}Request")
+        nameless = request_type(namespace="default", execution=WorkflowExecution(), id="a", **more)
+        assert await refusal(server.call(method, nameless)) == "WorkflowId is not set on request."
+        which = request_type(namespace="default", execution=EXECUTION, **more)
+        assert await refusal(server.call(method, which)) == "Either Activity.Id or Activity.Type should be set on request."
+        bad_run = request_type(namespace="default", execution=WorkflowExecution(workflow_id=WORKFLOW_ID, run_id="x"), id="a", **more)
+        assert await refusal(server.call(method, bad_run)) == "RunId is not valid UUID."
+
+    on_virtual_server(test)
