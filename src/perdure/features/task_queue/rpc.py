@@ -1,4 +1,4 @@
-"""DescribeTaskQueue, ListTaskQueuePartitions, ShutdownWorker."""
+"""DescribeTaskQueue, ListTaskQueuePartitions, ShutdownWorker, PollNexusTaskQueue."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from temporalio.api.workflowservice.v1 import (
     DescribeTaskQueueResponse,
     ListTaskQueuePartitionsRequest,
     ListTaskQueuePartitionsResponse,
+    PollNexusTaskQueueRequest,
+    PollNexusTaskQueueResponse,
     ShutdownWorkerRequest,
     ShutdownWorkerResponse,
 )
@@ -22,12 +24,14 @@ from perdure.core.execution import RunKey
 from perdure.core.jobs import EffectJob
 from perdure.core.limits import Limits
 from perdure.features.task_queue.describing import describe, describe_versions
+from perdure.features.task_queue.polling import Polling
 from perdure.features.task_queue.validation import RESERVED_PREFIX, check_queue
 from perdure.matching.matching import Matching
-from perdure.matching.task_queue import QueueKey
+from perdure.matching.task_queue import QueueKey, Task
 
 WORKFLOW = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
 ACTIVITY = TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
+NEXUS = TaskQueueType.TASK_QUEUE_TYPE_NEXUS
 
 
 class TaskQueueRpc:
@@ -36,8 +40,11 @@ class TaskQueueRpc:
     dispatch(run, job): hands a task to its queue once more.
     """
 
-    def __init__(self, matching: Matching, limits: Limits, dispatch: Callable[[RunKey, EffectJob], None]) -> None:
+    def __init__(
+        self, matching: Matching, polling: Polling, limits: Limits, dispatch: Callable[[RunKey, EffectJob], None]
+    ) -> None:
         self._matching = matching
+        self._polling = polling
         self._limits = limits
         self._dispatch = dispatch
         self._host = socket.gethostname()
@@ -46,6 +53,7 @@ class TaskQueueRpc:
         methods.handle("DescribeTaskQueue", self.describe)
         methods.handle("ListTaskQueuePartitions", self.partitions)
         methods.handle("ShutdownWorker", self.shut_down)
+        methods.handle("PollNexusTaskQueue", self.poll_nexus)
 
     async def describe(self, request: DescribeTaskQueueRequest, call: Call) -> DescribeTaskQueueResponse:
         is_enhanced = request.api_mode == DescribeTaskQueueMode.DESCRIBE_TASK_QUEUE_MODE_ENHANCED
@@ -70,6 +78,18 @@ class TaskQueueRpc:
         check_queue(request.task_queue if request.HasField("task_queue") else None, self._limits.max_id_length)
         root = TaskQueuePartitionMetadata(key=request.task_queue.name, owner_host_name=self._host)
         return ListTaskQueuePartitionsResponse(activity_task_queue_partitions=[root], workflow_task_queue_partitions=[root])
+
+    async def poll_nexus(self, request: PollNexusTaskQueueRequest, call: Call) -> PollNexusTaskQueueResponse:
+        """Workers with Nexus handlers poll; nothing makes Nexus tasks yet."""
+        self._polling.check(request, queue_first=True)
+
+        async def start(task: Task) -> PollNexusTaskQueueResponse | None:
+            return None
+
+        async def give_back(task: Task, response: PollNexusTaskQueueResponse) -> None:
+            return None
+
+        return await self._polling.poll(NEXUS, request, call, start, give_back) or PollNexusTaskQueueResponse()
 
     async def shut_down(self, request: ShutdownWorkerRequest, call: Call) -> ShutdownWorkerResponse:
         namespace_id = call.namespace_id

@@ -97,6 +97,6 @@ def register(services: WorkflowServices, methods: MethodTable) -> None:
     starts = StartRpc(services, tasks)
     starts.register(methods)
     MultiOperationRpc(services, starts).register(methods)
-    TaskQueueRpc(services.matching, services.limits, services.engine.effects.run).register(methods)
+    TaskQueueRpc(services.matching, services.polling, services.limits, services.engine.effects.run).register(methods)
     UpdateRpc(services).register(methods)
     VisibilityRpc(services).register(methods)
