@@ -16,6 +16,7 @@ from perdure.core.call import MethodTable
 from perdure.core.clock import SECOND, Clock, SystemClock
 from perdure.core.execution import Kind
 from perdure.core.ids import IdSource
+from perdure.core.poison_policy import parse_poison_policy
 from perdure.engine.engine import Engine
 from perdure.engine.upkeep import until
 from perdure.features.namespace.registry import Namespace, NamespaceRegistry
@@ -65,6 +66,7 @@ class Core:
         self.registry = registry
         metrics = ServerMetrics(registry)
         self.namespaces = NamespaceRegistry(store, ids)
+        self.namespaces.poison_policy = parse_poison_policy(settings.poison_policy)
         kinds: dict[str, Kind[Any, Any]] = {WorkflowKind.name: WorkflowKind(settings.limits, self.namespaces)}
         self.engine = Engine(
             store, kinds, clock, ids, owner=owner, partitions=settings.partitions, cache_bytes=settings.cache_size_bytes,

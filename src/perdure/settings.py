@@ -19,6 +19,7 @@ import msgspec
 from perdure.core import limits as limits_module
 from perdure.core.clock import DAY, SECOND
 from perdure.core.limits import LimitError, Limits, parse_duration
+from perdure.core.poison_policy import parse_poison_policy
 
 ENVIRONMENT_PREFIX = "PERDURE_"
 CONFIG_FILE_VARIABLE = "PERDURE_CONFIG_FILE"
@@ -44,7 +45,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     cache_size_bytes: loaded executions kept in memory. drain_timeout (ns): how long calls in progress may take at a stop.
     partitions: engines in this process, each with a writer of its own; may change from one start to the next. standby: while another server uses the
     store, wait and take over when it ends, instead of refusing to start.
-    allow_no_auth: listen beyond this machine although nobody has to identify themselves.
+    allow_no_auth: listen beyond this machine although nobody has to identify themselves. poison_policy: JSON (see
+    :mod:`perdure.core.poison_policy`), for namespaces without one of their own; "" keeps retrying.
     """
 
     ip: str = "127.0.0.1"
@@ -62,6 +64,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     partitions: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     standby: bool = False
     allow_no_auth: bool = False
+    poison_policy: str = ""
     log_level: LogLevel = "info"
     log_format: LogFormat = "text"
 
@@ -304,10 +307,19 @@ def _official_spelling(key: str) -> str:
     return next(official for official in limits_module.keys_of(name) if official.lower() == key.lower())
 
 
+def _check_poison_policy(text: str) -> str:
+    try:
+        parse_poison_policy(text)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    return text
+
+
 _CHECKS: Mapping[str, Any] = {
     "database": _check_database,
     "ip": _check_ip,
     "namespaces": _check_namespaces,
     "search_attributes": _check_search_attributes,
     "dynamic_config": _check_dynamic_config,
+    "poison_policy": _check_poison_policy,
 }

@@ -9,6 +9,7 @@ import msgspec
 from perdure.core.clock import DAY
 from perdure.core.codec import Codec
 from perdure.core.ids import IdSource
+from perdure.core.poison_policy import PoisonPolicy
 from perdure.store.protocol import Resource, Store
 
 RESOURCE_KIND = "namespace"
@@ -50,6 +51,8 @@ class NamespaceRegistry:
     def __init__(self, store: Store, ids: IdSource) -> None:
         self._store = store
         self._ids = ids
+        #: Holds for namespaces that have none of their own.
+        self.poison_policy = PoisonPolicy()
         self._by_name: dict[str, Namespace] = {}
         self._by_id: dict[str, Namespace] = {}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.enums.v1 import NamespaceState, ReplicationState
@@ -27,6 +27,7 @@ from perdure.core.call import OPERATOR_SERVICE, Call, MethodTable
 from perdure.core.clock import duration_ns
 from perdure.core.errors import ApiError, Code, failed_precondition, invalid_argument, namespace_not_found
 from perdure.core.limits import Limits
+from perdure.core.poison_policy import NAMESPACE_KEY, parse_poison_policy
 from perdure.features.namespace.aliases import upsert_aliases
 from perdure.features.namespace.describing import CLUSTER_NAME, NamespaceDescriber
 from perdure.features.namespace.registry import SYSTEM_NAMESPACE, Namespace, NamespaceRegistry
@@ -67,6 +68,7 @@ class NamespaceRpc:
         retention = self._retention(request.workflow_execution_retention_period)
         if self._namespaces.by_name(request.namespace) is not None:
             raise _taken(request.namespace)
+        _check_data(request.data)
         _check_clusters(request.active_cluster_name, [cluster.cluster_name for cluster in request.clusters])
         namespace = Namespace(
             id="",
@@ -160,9 +162,18 @@ def _taken(name: str) -> ApiError:
     return ApiError(Code.ALREADY_EXISTS, f'Namespace "{name}" already exists', NamespaceAlreadyExistsFailure())
 
 
+def _check_data(data: Mapping[str, str]) -> None:
+    """Data is the owner's own, but for what the server reads from it. Raises ApiError INVALID_ARGUMENT."""
+    try:
+        parse_poison_policy(data.get(NAMESPACE_KEY, ""))
+    except ValueError as error:
+        raise invalid_argument(f"{NAMESPACE_KEY}: {error}") from None
+
+
 def _update_info(namespace: Namespace, info: UpdateNamespaceInfo) -> None:
     namespace.description = info.description or namespace.description
     namespace.owner_email = info.owner_email or namespace.owner_email
+    _check_data(info.data)
     namespace.data.update(info.data)
     if info.state not in (NamespaceState.NAMESPACE_STATE_UNSPECIFIED, namespace.state):
         # States go one way: registered, deprecated, deleted.

@@ -1,6 +1,7 @@
 """Which builds of the worker's code have worked on a run.
 
-Reset points: the first completed workflow task of each build, through all runs of a chain. BuildIds: a search attribute of the run.
+Reset points: the first completed workflow task of each build, through all runs of a chain. BuildIds, BinaryChecksums: search
+attributes of the run.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ MAXIMUM_RESET_POINTS = 20
 """Older ones are forgotten."""
 
 BUILD_IDS = "BuildIds"
+BINARY_CHECKSUMS = "BinaryChecksums"
 UNVERSIONED = "unversioned"
 
 
@@ -56,6 +58,8 @@ def _task_completed(state: WorkflowState, event: HistoryEvent, touch: Touch) -> 
         create_time=event.event_time, resettable=not (state.children or state.external_signals or state.external_cancels),
     )  # fmt: skip
     state.reset_points = [*state.reset_points, point][-MAXIMUM_RESET_POINTS:]
+    if build[0]:
+        set_keywords(state, BINARY_CHECKSUMS, [point.binary_checksum for point in state.reset_points if point.binary_checksum])
 
 
 def _note_build_id(state: WorkflowState, attributes: WorkflowTaskCompletedEventAttributes) -> None:

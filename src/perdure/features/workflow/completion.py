@@ -259,6 +259,7 @@ def _refuse(refused: CommandRefused, request: RespondWorkflowTaskCompletedReques
     From the second attempt on nothing is recorded: the task stays with the worker until it times out, which slows the retries down.
     """
     from perdure.features.workflow.closing import terminate
+    from perdure.features.workflow.problems import handle_problem
     from perdure.features.workflow.updates import fail_sent
 
     def instead(transaction: Transaction) -> ApiError:
@@ -273,6 +274,7 @@ def _refuse(refused: CommandRefused, request: RespondWorkflowTaskCompletedReques
         if refused.terminate:
             terminate(step, refused.message, "history-service")
         else:
+            handle_problem(step)
             schedule_task(step)
         return invalid_argument(refused.message)
 

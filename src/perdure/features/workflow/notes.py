@@ -64,10 +64,14 @@ class TransientTaskStarted(Note, frozen=True, tag="transient-started"):
 
 
 class TransientTaskFailed(Note, frozen=True, tag="transient-failed"):
-    """A transient workflow task failed or timed out; there is no event. cause: WorkflowTaskFailedCause, 0 for a timeout."""
+    """A transient workflow task failed; there is no event. cause: WorkflowTaskFailedCause."""
 
     cause: int
     failure: Failure | None
+
+
+class TransientTaskTimedOut(Note, frozen=True, tag="transient-timed-out"):
+    """A transient workflow task was not answered in time; there is no event."""
 
 
 class FirstTaskReleased(Note, frozen=True, tag="first-task"):
@@ -145,6 +149,12 @@ class ActivityOptionsUpdated(Note, frozen=True, tag="activity-options"):
     options: ActivityOptions | None
 
 
+class ProblemsReported(Note, frozen=True, tag="problems"):
+    """The workflow task has failed so often that the run is marked; the keywords say what is wrong."""
+
+    keywords: list[str]
+
+
 class RunReset(Note, frozen=True, tag="reset"):
     """This run began as a copy of another one's history, up to `last_event_id`; its clocks start anew at `at`.
 
@@ -191,8 +201,10 @@ ALL = (
     TaskHeartbeat,
     TransientTaskStarted,
     TransientTaskFailed,
+    TransientTaskTimedOut,
     FirstTaskReleased,
     StickyChanged,
+    ProblemsReported,
     RunReset,
     ResetElsewhere,
     ReadmittedUpdateRejected,

@@ -48,6 +48,7 @@ def _options_updated(state: WorkflowState, event: HistoryEvent, touch: Touch) ->
         state.versioning_override = None
     if attributes.HasField("versioning_override"):
         state.versioning_override = attributes.versioning_override
+        state.was_overridden = True
     if attributes.HasField("priority"):
         state.priority.CopyFrom(attributes.priority)
     apply_update_options(state, event)

@@ -88,6 +88,7 @@ def _paused(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
 def _unpaused(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     state.status = Status.RUNNING
     state.pause = None
+    state.task.alike = 0  # it gets as many tries as before
     _change_activities(state, touch)
     refresh_pause_info(state)
 

@@ -70,6 +70,7 @@ def _started(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     keep_callbacks(state, event, event.workflow_execution_started_event_attributes.completion_callbacks, state.start_request_id)
     if attributes.HasField("versioning_override"):
         state.versioning_override = attributes.versioning_override
+        state.was_overridden = True
     state.start_at = timestamp_ns(event.event_time)
     backoff = duration_ns(attributes.first_workflow_task_backoff)
     state.execution_at = state.start_at + backoff

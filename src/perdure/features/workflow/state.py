@@ -71,6 +71,8 @@ class WorkflowTask(msgspec.Struct, gc=False):
 
     attempt: of the present or next task; more than 1 makes it transient. sticky: it was scheduled to the sticky queue, whose worker has until
     schedule_to_start_deadline to take it. last_started_event_id: of the last completed task (what the worker has seen).
+    last_failure_cause, last_failure: of the latest failure since the last completed task; timed_out: the latest task was not answered in
+    time. problems: how many counted attempts have failed or timed out since; alike: how many in a row in the same way.
     """
 
     status: TaskStatus = TaskStatus.NONE
@@ -91,7 +93,9 @@ class WorkflowTask(msgspec.Struct, gc=False):
     last_started_event_id: int = 0
     last_failure_cause: int = 0
     last_failure: Failure | None = None
+    timed_out: bool = False
     problems: int = 0
+    alike: int = 0
 
     @property
     def is_pending(self) -> bool:
@@ -235,6 +239,8 @@ class WorkflowState(msgspec.Struct, gc=False):
     request_ids: dict[str, tuple[int, int]] = {}
     callbacks: list[CompletionCallback] = []
     versioning_override: VersioningOverride | None = None
+    #: There was a versioning override, though perhaps there is none any more.
+    was_overridden: bool = False
     memo: dict[str, Payload] = {}
     search_attributes: dict[str, Payload] = {}
     memo_bytes: bytes = b""
@@ -262,6 +268,8 @@ class WorkflowState(msgspec.Struct, gc=False):
     #: Set when a reset made this run; and the latest run that a reset made from this one, "" for none.
     reset_origin: ResetOrigin | None = None
     reset_run_id: str = ""
+    #: What TemporalReportedProblems says; empty while the workflow tasks are well.
+    reported_problems: list[str] = []
 
     @property
     def is_open(self) -> bool:

@@ -35,6 +35,7 @@ from perdure.core.clock import SECOND, duration_ns, timestamp_ns, to_duration, t
 from perdure.core.execution import Touch
 from perdure.core.jobs import decides
 from perdure.features.workflow import notes
+from perdure.features.workflow.failure_series import count_failure, count_timeout, end_series
 from perdure.features.workflow.jobs import FirstTaskDue, WorkflowTaskTimeout
 from perdure.features.workflow.registry import applies, applies_note
 from perdure.features.workflow.state import TaskStatus, WorkflowState, WorkflowTask, WorkflowVolatile
@@ -293,7 +294,7 @@ def time_out(step: WorkflowStep, *, started: bool) -> None:
     """The worker was too slow: try again. started: to answer the task, not to take it."""
     task = step.state.task
     if task.status == TaskStatus.TRANSIENT_STARTED:
-        step.note(notes.TransientTaskFailed(0, None))
+        step.note(notes.TransientTaskTimedOut())
     else:
         timeout = TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE if started else TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START
         started_event_id = task.started_event_id if started else 0
@@ -302,6 +303,10 @@ def time_out(step: WorkflowStep, *, started: bool) -> None:
                 scheduled_event_id=task.scheduled_event_id, started_event_id=started_event_id, timeout_type=timeout
             )
         )
+    if started:
+        from perdure.features.workflow.problems import handle_problem
+
+        handle_problem(step)
     schedule_task(step)
 
 
@@ -313,6 +318,7 @@ def _end(state: WorkflowState, touch: Touch, *, counts: bool) -> None:
         counts = False
     if counts:
         task.attempt += 1
+        task.problems += 1
     state.close_attempted = False
     _clear(task)
     touch(task)
@@ -331,12 +337,11 @@ def _clear(task: WorkflowTask) -> None:
 @applies(EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED)
 def _failed(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     attributes = event.workflow_task_failed_event_attributes
-    _end(state, touch, counts=True)
-    task = state.task
-    task.last_failure_cause = attributes.cause
-    task.last_failure = attributes.failure if attributes.HasField("failure") else None
+    _end(state, touch, counts=attributes.cause not in RESETS_ATTEMPT)
     if attributes.cause in RESETS_ATTEMPT:
-        task.attempt = 1
+        state.task.attempt = 1
+    else:
+        count_failure(state.task, attributes.cause, attributes.failure if attributes.HasField("failure") else None)
     if attributes.cause == WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND:
         state.close_attempted = True
 
@@ -344,16 +349,25 @@ def _failed(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
 @applies(EventType.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT)
 def _timed_out(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     timeout_type = event.workflow_task_timed_out_event_attributes.timeout_type
-    _end(state, touch, counts=timeout_type != TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START)
+    is_problem = timeout_type != TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START
+    _end(state, touch, counts=is_problem)
+    if is_problem:
+        count_timeout(state.task)
+
+
+@applies_note(notes.TransientTaskTimedOut)
+def _transient_timed_out(state: WorkflowState, note: notes.TransientTaskTimedOut, touch: Touch) -> None:
+    _end(state, touch, counts=True)
+    count_timeout(state.task)
 
 
 @applies_note(notes.TransientTaskFailed)
 def _transient_failed(state: WorkflowState, note: notes.TransientTaskFailed, touch: Touch) -> None:
-    _end(state, touch, counts=True)
-    state.task.last_failure_cause = note.cause
-    state.task.last_failure = note.failure
+    _end(state, touch, counts=note.cause not in RESETS_ATTEMPT)
     if note.cause in RESETS_ATTEMPT:
         state.task.attempt = 1
+    else:
+        count_failure(state.task, note.cause, note.failure)
 
 
 @applies(EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
@@ -363,8 +377,11 @@ def _completed(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     _clear(task)
     task.attempt = 1
     task.last_started_event_id = attributes.started_event_id
-    task.last_failure = None
-    task.last_failure_cause = 0
+    end_series(task)
+    if state.reported_problems:
+        from perdure.features.workflow.problems import report_problems
+
+        report_problems(state, [])
     state.close_attempted = False
     state.last_completed_identity = attributes.identity
     touch(task)

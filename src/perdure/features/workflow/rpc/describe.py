@@ -104,6 +104,8 @@ def _info(run: WorkflowExecution, custom: Mapping[str, int]) -> WorkflowExecutio
     if state.close_at:
         info.close_time.CopyFrom(to_timestamp(state.close_at))
         info.execution_duration.CopyFrom(to_duration(state.close_at - state.execution_at))
+    if state.was_overridden:
+        info.versioning_info.SetInParent()
     if state.versioning_override is not None:
         info.versioning_info.versioning_override.CopyFrom(_with_deprecated_fields(state.versioning_override))
     return info

@@ -31,6 +31,7 @@ from perdure.features.workflow.closing import SERVER_IDENTITY, terminate
 from perdure.features.workflow.completion import Completion, complete_task
 from perdure.features.workflow.effects import WORKFLOW_QUEUE
 from perdure.features.workflow.interaction import CLOSED
+from perdure.features.workflow.problems import handle_problem
 from perdure.features.workflow.queries import carried
 from perdure.features.workflow.rpc.paging import HistoryPages
 from perdure.features.workflow.rpc.queries import QueryRpc
@@ -179,6 +180,7 @@ class TaskRpc:
                 terminate(step, "GrpcMessageTooLarge", SERVER_IDENTITY)
                 return
             fail_task(step, request.cause, failure, request.identity, binary_checksum=request.binary_checksum)
+            handle_problem(step)
             schedule_task(step)
 
         await self._services.step(token.namespace_id, token.workflow_id, token.run_id, decide)
