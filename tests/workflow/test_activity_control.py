@@ -152,8 +152,8 @@ def test_changed_options_are_in_force_at_once() -> None:
         ),
         (
             {
-                "activity_options": ActivityOptions(start_to_close_timeout=seconds(-1)),
-                "update_mask": FieldMask(paths=["start_to_close_timeout"]),
+                "activity_options": ActivityOptions(heartbeat_timeout=seconds(-1)),
+                "update_mask": FieldMask(paths=["heartbeat_timeout"]),
             },
             "invalid HeartbeatTimeout: negative duration",
         ),
