@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,9 @@ from typing import Any, TypeVar
 from perdure.store.protocol import Commit, CommitUnknown, Header, JournalRow, Lease, Resource, SideRow, Snapshot, Store, StoreError
 
 T = TypeVar("T")
+
+background: set[asyncio.Task[None]] = set()
+"""Commits that are landing; the event loop itself holds its tasks weakly only."""
 
 
 @dataclass(slots=True)
@@ -42,18 +46,32 @@ class StoreCounts:
 
 
 @dataclass(slots=True)
+class CommitsInDoubt:
+    """Commits whose connection broke and which the database has not finished: they may happen yet. Shared by all connections to a store.
+
+    As in PostgreSQL, whoever asks for the lease waits for them; whoever reads does not.
+    """
+
+    landing: asyncio.Future[None] | None = None
+
+    async def settled(self) -> None:
+        """Wait until there are none."""
+        while self.landing is not None and not self.landing.done():
+            await asyncio.wait([self.landing])
+
+
+@dataclass(slots=True)
 class FaultyStore:
     """One server's connection to a store; implements :class:`perdure.store.protocol.Store`.
 
-    base: the store itself, opened and closed by its owner. rng: decides about faults. committed: called with every commit that happened, before the server
-    hears of it.
+    base: the store itself, opened and closed by its owner. rng: decides about faults.
     """
 
     base: Store
     rng: random.Random
     faults: StoreFaults = field(default_factory=StoreFaults)
     counts: StoreCounts = field(default_factory=StoreCounts)
-    committed: Callable[[Commit], None] = lambda commit: None
+    in_doubt: CommitsInDoubt = field(default_factory=CommitsInDoubt)
     _is_cut: bool = False
     _has_commits: bool = False
     _lost_until: float = 0.0
@@ -86,16 +104,34 @@ class FaultyStore:
             raise StoreError("injected: the commit failed")
         is_unknown = chance < faults.commit_fails + faults.commit_unknown
         happens = not is_unknown or self.rng.random() < 0.5
-        if happens:
-            await self._reach()
-            await self.base.commit(commit)
-            self.counts.commits += 1
-            self.committed(commit)
+        await self.in_doubt.settled()
+        await self._reach()
         if is_unknown:
             self.counts.unknown += 1
-            self._lost_until = asyncio.get_running_loop().time() + self.rng.uniform(0, faults.lost)
+            now = asyncio.get_running_loop().time()
+            self._lost_until = now + self.rng.uniform(0, faults.lost)
+            if happens:
+                self._land_later(commit, now + self.rng.choice((0.0, 0.0, faults.lost)) * self.rng.random())
             raise CommitUnknown("injected: the connection broke")
+        await self.base.commit(commit)
+        self.counts.commits += 1
         await self._pause()
+
+    def _land_later(self, commit: Commit, at: float) -> None:
+        """The database finishes the commit by itself, whatever becomes of this server."""
+        loop = asyncio.get_running_loop()
+        landing = self.in_doubt.landing = loop.create_future()
+
+        async def land() -> None:
+            await asyncio.sleep(at - loop.time())
+            # Its fence was passed when it began, and its lease cannot have changed hands since.
+            await self.base.commit(commit)
+            self.counts.commits += 1
+            landing.set_result(None)
+
+        task = contextvars.Context().run(lambda: loop.create_task(land()))
+        background.add(task)
+        task.add_done_callback(background.discard)
 
     async def _read(self, read: Callable[..., Awaitable[T]], *arguments: Any, **named: Any) -> T:
         await self._reach()
@@ -120,15 +156,18 @@ class FaultyStore:
     # -- leases -----------------------------------------------------------------------------------------
     async def acquire_lease(self, partition: int, owner: str, now: int, until: int) -> Lease | None:
         # A server that cannot get its lease does not start: no fault here.
+        await self.in_doubt.settled()
         return await self.base.acquire_lease(partition, owner, now, until)
 
     async def renew_lease(self, lease: Lease, until: int) -> bool:
+        await self.in_doubt.settled()
         return await self._read(self.base.renew_lease, lease, until)
 
     async def release_lease(self, lease: Lease) -> None:
         await self._read(self.base.release_lease, lease)
 
     async def read_lease(self, partition: int) -> Lease | None:
+        await self.in_doubt.settled()
         if not self._has_commits:
             return await self.base.read_lease(partition)  # a server that is starting: see acquire_lease
         return await self._read(self.base.read_lease, partition)

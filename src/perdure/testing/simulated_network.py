@@ -111,14 +111,18 @@ class SimulatedNetwork:
         self._answered = answered
         self._numbers = 0
 
-    async def call(self, method: str, request: Any, timeout: float = 10.0) -> Any:
-        """The server's answer. timeout: seconds after which the client gives up. Raises ApiError; UNAVAILABLE when there is no answer, for whatever reason."""
+    async def call(self, method: str, request: Any, timeout: float = 10.0, client: str = "") -> Any:
+        """The server's answer. timeout: seconds after which the client gives up. client: the name that it gives itself.
+
+        Raises ApiError; UNAVAILABLE when there is no answer, for whatever reason.
+        """
         await self._travel()
         endpoint = self.endpoint
         if endpoint is None or not endpoint.process.is_alive or self._rng.random() < self.faults.lost_request:
             raise unavailable("no connection")
         self._numbers += 1
-        call = Call(method, deadline=self._clock.now() + int(timeout * SECOND))
+        headers = {"client-name": client} if client else {}
+        call = Call(method, headers, deadline=self._clock.now() + int(timeout * SECOND))
         is_waiting = True
         call.is_connected = lambda: is_waiting
         serving = endpoint.process.spawn(self._serve(endpoint, method, request, call), f"call-{self._numbers}")

@@ -15,6 +15,7 @@ from temporalio.api.workflowservice.v1 import (
     SignalWithStartWorkflowExecutionRequest,
 )
 
+from perdure.core.clock import SECOND, duration_ns, timestamp_ns
 from perdure.core.errors import ApiError, Code
 from perdure.core.execution import Kind, all_jobs
 from perdure.engine.loader import fold
@@ -34,6 +35,9 @@ CLOSES: Mapping[int, int] = {
 }
 RUNNING = 1
 
+LATE = SECOND
+"""A timer may fire so late, nanoseconds."""
+
 EXPECTED_REFUSALS = frozenset({Code.NOT_FOUND, Code.ALREADY_EXISTS, Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.FAILED_PRECONDITION})
 ENDS_ACTIVITY = frozenset({"RespondActivityTaskCompleted", "RespondActivityTaskCanceled"})
 ANSWERS_TASK = ENDS_ACTIVITY | {"RespondActivityTaskFailed", "RespondWorkflowTaskCompleted", "RespondWorkflowTaskFailed"}
@@ -45,6 +49,8 @@ class Auditor:
     def __init__(self) -> None:
         self.failures: list[str] = []
         self.answers: Counter[str] = Counter()
+        #: What is due later than this has to happen in time (nanoseconds since the epoch).
+        self.punctual_after = 0
         self._runs_of_start: defaultdict[str, set[str]] = defaultdict(set)
         self._signals: dict[str, str] = {}
         self._signals_with_start: dict[str, str] = {}
@@ -176,6 +182,18 @@ class Auditor:
         for run_id in self._seen.keys() - starts.keys():
             self.fail(f"run {run_id} was shown to somebody, and does not exist")
 
+    def _audit_times(self, where: str, history: Sequence[HistoryEvent]) -> None:
+        """Timers fire when they are due: whatever was forgotten in memory would fire late, when somebody happens to look."""
+        due: dict[int, int] = {}
+        for event in history:
+            at = timestamp_ns(event.event_time)
+            if event.event_type == E.EVENT_TYPE_TIMER_STARTED:
+                due[event.event_id] = at + duration_ns(event.timer_started_event_attributes.start_to_fire_timeout)
+            elif event.event_type == E.EVENT_TYPE_TIMER_FIRED:
+                late = at - due[event.timer_fired_event_attributes.started_event_id]
+                if self.punctual_after and at - late > self.punctual_after and not 0 <= late <= LATE:
+                    self.fail(f"{where}: the timer of event {event.event_id} fired {late / SECOND:.3f} s late")
+
     async def _history(self, store: Store, header: Header, kind: Kind[Any, Any]) -> Sequence[HistoryEvent]:
         state = kind.new_state()
         events = b""
@@ -205,6 +223,7 @@ class Auditor:
         for event_id, data in self._seen[header.run_id].items():
             if event_id > len(history) or history[event_id - 1].SerializeToString(deterministic=True) != data:
                 self.fail(f"{where}: event {event_id} was shown to somebody, and is not what history holds")
+        self._audit_times(where, history)
         ended = Counter(begun for event in history if (begun := ended_by(event)) is not None)
         for begun, count in ended.items():
             if count > 1:

@@ -56,7 +56,8 @@ class SimulatedClient:
         attempts = self._rng.choice((1, 3, 6))
         while True:
             try:
-                return await self._network.call(method, request, timeout)
+                # By this name histories have no events that may yet turn out never to have been.
+                return await self._network.call(method, request, timeout, "temporal-cli")
             except ApiError as error:
                 attempts -= 1
                 if not is_lost(error) or attempts == 0:

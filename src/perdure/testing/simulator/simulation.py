@@ -23,7 +23,7 @@ from perdure.observability.metrics import Registry
 from perdure.settings import ServerSettings
 from perdure.store.opening import create_store
 from perdure.store.protocol import Store
-from perdure.testing.faulty_store import FaultyStore, StoreCounts, StoreFaults
+from perdure.testing.faulty_store import CommitsInDoubt, FaultyStore, StoreCounts, StoreFaults
 from perdure.testing.inspector import Inspector
 from perdure.testing.simulated_network import Endpoint, NetworkFaults, Process, SimulatedNetwork
 from perdure.testing.simulator.auditor import Auditor
@@ -33,6 +33,8 @@ from perdure.testing.simulator.workers import SimulatedWorker, WorkerFaults
 from perdure.testing.virtual_time import VirtualClock, VirtualTimeLoop, run_virtual
 
 HEALING_HOURS = 3
+PUNCTUAL_AFTER = 60 * SECOND
+"""So long after the last fault everything has its time again."""
 CACHE_BYTES = 1 << 20  # the least that the settings allow; made tiny below
 
 
@@ -92,6 +94,7 @@ class Simulation:
         self._log_trace = log_trace
         self._digest = hashlib.sha256()
         self._store_faults = StoreFaults()
+        self._in_doubt = CommitsInDoubt()
         self._process: Process | None = None
         self._stack: AsyncExitStack | None = None
         self._faulty: FaultyStore | None = None
@@ -152,7 +155,7 @@ class Simulation:
     # -- the server ---------------------------------------------------------------------------------------
     async def _start_server(self) -> None:
         process = Process(self.clock)
-        store = FaultyStore(self.base, self._sub_rng(), self._store_faults, self.counts)
+        store = FaultyStore(self.base, self._sub_rng(), self._store_faults, self.counts, self._in_doubt)
         settings = ServerSettings(database="", cache_size_bytes=CACHE_BYTES, metrics_port=None)
         core = Core(settings, store, process.clock, IdSource(self.rng.getrandbits(64)), Registry(), owner="simulated")
         stack = AsyncExitStack()
@@ -253,6 +256,7 @@ class Simulation:
         for worker in workers:
             worker.is_healthy = True
             worker.faults = WorkerFaults()
+        self.auditor.punctual_after = self.clock.now() + PUNCTUAL_AFTER
         loop = asyncio.get_running_loop()
         until = loop.time() + HEALING_HOURS * 3600
         while loop.time() < until:

@@ -1,0 +1,164 @@
+"""The simulator is worth its time only if it finds bugs: here are some, and it has to find each within a few seeds.
+
+Each is planted by replacing one small thing of the real server, and is a mistake that somebody could make.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from temporalio.api.enums.v1 import EventType
+
+from perdure.core.jobs import EffectJob
+from perdure.engine import partition
+from perdure.engine.partition import Partition
+from perdure.engine.upkeep import Upkeep
+from perdure.engine.writer import Writer
+from perdure.features.workflow import notes
+from perdure.features.workflow.registry import EVENT_APPLIERS, NOTE_APPLIERS
+from perdure.features.workflow.rpc import tasks
+from perdure.store.protocol import StoreError
+from perdure.testing.simulator.simulation import simulate
+
+SEEDS = 60
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def reply_before_durable(patch: pytest.MonkeyPatch) -> None:
+    async def transact(self: Partition, key: Any, run_id: Any, decide: Any) -> Any:
+        result, _ = await self.transact_early(key, run_id, decide)
+        return result
+
+    patch.setattr(Partition, "transact", transact)
+
+
+def effect_before_commit(patch: pytest.MonkeyPatch) -> None:
+    schedule = Partition._schedule  # pyright: ignore[reportPrivateUsage]
+    patch.setattr(Partition, "_schedule", lambda self, execution, jobs, group: schedule(self, execution, jobs, None))  # pyright: ignore
+
+
+def read_before_durable(patch: pytest.MonkeyPatch) -> None:
+    async def read(self: Partition, key: Any, run_id: Any) -> Any:
+        chain = await self.loader.chain(key, run_id)
+        run = chain.runs.get(run_id or chain.current_run_id or "")
+        if run is not None:
+            run.durable_event_id = run.kind.next_event_id(run.state) - 1
+        return run
+
+    patch.setattr(Partition, "read", read)
+
+
+def forgotten_touch(patch: pytest.MonkeyPatch) -> None:
+    applier = NOTE_APPLIERS[notes.ActivityRetryScheduled]
+    patch.setitem(NOTE_APPLIERS, notes.ActivityRetryScheduled, lambda state, note, touch: applier(state, note, lambda part: None))
+
+
+def applier_that_looks_at_more_than_the_record(patch: pytest.MonkeyPatch) -> None:
+    applier = EVENT_APPLIERS[EventType.EVENT_TYPE_TIMER_STARTED]
+    calls = iter(range(1_000_000_000))
+
+    def started(state: Any, event: Any, touch: Any) -> None:
+        applier(state, event, touch)
+        state.timers[event.timer_started_event_attributes.timer_id].fire_at += next(calls)
+
+    patch.setitem(EVENT_APPLIERS, EventType.EVENT_TYPE_TIMER_STARTED, started)
+
+
+def unknown_outcome_taken_for_failure(patch: pytest.MonkeyPatch) -> None:
+    async def resolve(self: Writer, group: Any) -> None:
+        raise StoreError("surely nothing happened")
+
+    patch.setattr(Writer, "_resolve", resolve)
+
+
+def unknown_outcome_taken_for_success(patch: pytest.MonkeyPatch) -> None:
+    async def resolve(self: Writer, group: Any) -> None:
+        await asyncio.sleep(0)
+
+    patch.setattr(Writer, "_resolve", resolve)
+
+
+def header_not_written(patch: pytest.MonkeyPatch) -> None:
+    fill_header = partition.fill_header
+
+    def fill(header: Any, visible: Any, ready: bool, wake_at: int | None) -> bool:
+        fill_header(header, visible, ready, wake_at)
+        return not visible.is_open and False
+
+    patch.setattr(partition, "fill_header", fill)
+
+
+def lost_executions_not_loaded_again(patch: pytest.MonkeyPatch) -> None:
+    async def reload(self: Partition, key: Any, after_seconds: float = 0.0) -> None:
+        await asyncio.sleep(0)
+
+    patch.setattr(Partition, "_reload", reload)
+
+
+def evicted_executions_not_woken(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Upkeep, "_evicted", lambda self, key, wake_at: None)  # pyright: ignore
+    patch.setattr(Upkeep, "_find_due", lambda self: asyncio.sleep(0))  # pyright: ignore
+
+
+def stale_answers_accepted(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(tasks, "_check_token", lambda step, token, message: None)  # pyright: ignore
+
+
+def signals_not_told_apart(patch: pytest.MonkeyPatch) -> None:
+    def signaled(state: Any, event: Any, touch: Any) -> None:
+        state.signal_count += 1
+
+    patch.setitem(EVENT_APPLIERS, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED, signaled)
+
+
+def buffered_event_lost(patch: pytest.MonkeyPatch) -> None:
+    applier = NOTE_APPLIERS[notes.EventBuffered]
+
+    def buffered(state: Any, note: Any, touch: Any) -> None:
+        applier(state, note, touch)
+        del state.buffer[1:]
+
+    patch.setitem(NOTE_APPLIERS, notes.EventBuffered, buffered)
+
+
+def effect_that_raises(patch: pytest.MonkeyPatch) -> None:
+    perform = Partition._perform  # pyright: ignore[reportPrivateUsage]
+
+    def perform_or_raise(self: Partition, execution: Any, job: Any) -> None:
+        if isinstance(job, EffectJob) and execution.sequence % 7 == 0:
+            raise RuntimeError("planted")
+        perform(self, execution, job)
+
+    patch.setattr(Partition, "_perform", perform_or_raise)
+
+
+PLANTS: tuple[Plant, ...] = (
+    reply_before_durable,
+    effect_before_commit,
+    read_before_durable,
+    forgotten_touch,
+    applier_that_looks_at_more_than_the_record,
+    unknown_outcome_taken_for_failure,
+    unknown_outcome_taken_for_success,
+    header_not_written,
+    lost_executions_not_loaded_again,
+    evicted_executions_not_woken,
+    stale_answers_accepted,
+    signals_not_told_apart,
+    buffered_event_lost,
+    effect_that_raises,
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
+def test_the_simulator_finds(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    for seed in range(SEEDS):
+        if simulate(seed).failures:
+            return
+    pytest.fail(f"{plant.__name__} was not found within {SEEDS} seeds")
