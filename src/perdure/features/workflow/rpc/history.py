@@ -54,9 +54,7 @@ class HistoryRpc:
             execution = await self._wait(execution, call, token.next_event_id)
         return await self._page(request, call, execution, token)
 
-    async def _page(
-        self, request: GetWorkflowExecutionHistoryRequest, call: Call, execution: WorkflowExecution, token: PageToken
-    ) -> bytes:
+    async def _page(self, request: GetWorkflowExecutionHistoryRequest, call: Call, execution: WorkflowExecution, token: PageToken) -> bytes:
         is_open, run_id = execution.state.is_open, execution.key.run_id
         last = token.last_event_id or execution.durable_event_id
         unwritten = _unwritten(execution, call) if last == execution.durable_event_id else b""

@@ -18,12 +18,14 @@ PAGE_BYTES = 3 * 1024 * 1024
 
 
 class PageToken(msgspec.Struct, frozen=True, array_like=True):
-    """Where the next page begins. run_id: of the run that was meant, also when it is no longer the current one. last_event_id: where this read ends."""
+    """Where the next page begins.
+
+    run_id: of the run that was meant, also when it is no longer the current one. last_event_id: where this read ends, 0 for what there is.
+    """
 
     run_id: str
     next_event_id: int
     last_event_id: int
-    is_waiting: bool = False
 
 
 _CODEC: Codec[PageToken] = Codec(PageToken)
@@ -107,7 +109,7 @@ class HistoryPages:
 
 
 def frames(history: bytes) -> list[bytes]:
-    """The events in the bytes of a ``History``, each still in its frame (field tag and length), so that joined they are a ``History`` again."""
+    """The events in the bytes of a ``History``, each still in its frame (field tag and length): joined they are a ``History`` again."""
     found: list[bytes] = []
     position = 0
     while position < len(history):

@@ -88,9 +88,7 @@ class StartRpc:
     def response(self, request: StartWorkflowExecutionRequest, started: Started) -> StartWorkflowExecutionResponse:
         """What the caller of a start is told."""
         where = (request.namespace, request.workflow_id, started.run_id)
-        link: Link = (
-            request_link(*where, request.request_id, OPTIONS_UPDATED) if started.is_attached else event_link(*where, 1, STARTED)
-        )
+        link: Link = request_link(*where, request.request_id, OPTIONS_UPDATED) if started.is_attached else event_link(*where, 1, STARTED)
         return StartWorkflowExecutionResponse(
             run_id=started.run_id,
             first_execution_run_id=started.first_run_id,

@@ -91,9 +91,7 @@ def check_signal_with_start(
     _check_delay(request, now)
     _check_policies(request)
     if request.workflow_id_conflict_policy == Conflict.WORKFLOW_ID_CONFLICT_POLICY_FAIL:
-        raise invalid_argument(
-            "Invalid WorkflowIDConflictPolicy: WORKFLOW_ID_CONFLICT_POLICY_FAIL is not supported for this operation."
-        )
+        raise invalid_argument("Invalid WorkflowIDConflictPolicy: WORKFLOW_ID_CONFLICT_POLICY_FAIL is not supported for this operation.")
     _check_search_attributes(request, namespace, limits)
     check_priority(request.priority)
     check_links(request.links, (), limits)

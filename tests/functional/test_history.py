@@ -1,0 +1,177 @@
+"""E3: reading histories: pages, backwards, waiting for more, waiting for the end."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from temporalio.api.command.v1 import Command
+from temporalio.api.enums.v1 import CommandType, HistoryEventFilterType
+from temporalio.api.workflowservice import v1 as api
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from tests.support.requests import events, execution, names, payloads, poll, signal, start, terminate
+
+CLOSE_EVENT = HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
+MIB = 1024 * 1024
+
+
+def request(workflow_id: str = "w", run_id: str = "", **fields: object) -> api.GetWorkflowExecutionHistoryRequest:
+    return api.GetWorkflowExecutionHistoryRequest(namespace="default", execution=execution(workflow_id, run_id), **fields)  # type: ignore[arg-type]
+
+
+def marker(name: str, size: int = 0) -> Command:
+    attributes = {"marker_name": name, "details": {"data": payloads("x" * size)}}
+    return Command(command_type=CommandType.COMMAND_TYPE_RECORD_MARKER, record_marker_command_attributes=attributes)  # type: ignore[arg-type]
+
+
+async def turn(client: Client, *commands: Command) -> None:
+    """One workflow task with these commands."""
+    task = await poll(client)
+    await client.workflow_service.respond_workflow_task_completed(
+        api.RespondWorkflowTaskCompletedRequest(namespace="default", task_token=task.task_token, commands=commands)
+    )
+
+
+async def pages(client: Client, size: int) -> list[list[int]]:
+    """The event ids of each page."""
+    found: list[list[int]] = []
+    token = b""
+    while True:
+        page = await client.workflow_service.get_workflow_execution_history(request(maximum_page_size=size, next_page_token=token))
+        found.append([event.event_id for event in page.history.events])
+        token = page.next_page_token
+        if not token:
+            return found
+
+
+async def test_a_page_holds_whole_batches(client: Client) -> None:
+    await start(client, "w")
+    await turn(client, marker("a"), marker("b"))
+    await terminate(client, "w")
+    assert await pages(client, 2) == [[1, 2, 3], [4, 5, 6, 7], []]
+    assert await pages(client, 100) == [[1, 2, 3, 4, 5, 6, 7]]
+
+
+async def test_backwards_is_the_same_the_other_way_round(client: Client) -> None:
+    await start(client, "w")
+    await turn(client, marker("a"), marker("b"))
+    await terminate(client, "w")
+    found: list[int] = []
+    token = b""
+    while True:
+        page = await client.workflow_service.get_workflow_execution_history_reverse(
+            api.GetWorkflowExecutionHistoryReverseRequest(
+                namespace="default", execution=execution("w"), maximum_page_size=1, next_page_token=token
+            )
+        )
+        found.extend(event.event_id for event in page.history.events)
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == [7, 6, 5, 4, 3, 2, 1]
+
+
+async def test_no_page_is_bigger_than_a_message_may_be(client: Client) -> None:
+    """Twelve MiB of events, four of them written at once; clients take messages of 4 MiB by default."""
+    await start(client, "w", input=payloads("x" * (2 * MIB - 100)))
+    for _ in range(2):
+        await turn(client, *(marker(str(number), MIB - 1000) for number in range(3)))
+        await signal(client, "w", input=payloads("x" * (2 * MIB - 100)))
+    await terminate(client, "w")
+    found: list[int] = []
+    token = b""
+    while True:
+        page = await client.workflow_service.get_workflow_execution_history(request(next_page_token=token))
+        assert page.ByteSize() < 4 * MIB
+        found.extend(event.event_id for event in page.history.events)
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == list(range(1, len(found) + 1))
+    assert len(found) == len(await events(client, "w"))
+    reverse = await client.workflow_service.get_workflow_execution_history_reverse(
+        api.GetWorkflowExecutionHistoryReverseRequest(namespace="default", execution=execution("w"))
+    )
+    assert reverse.ByteSize() < 4 * MIB
+
+
+async def test_a_reader_that_waits_is_told_at_once(client: Client) -> None:
+    await start(client, "w")
+    service = client.workflow_service
+    first = await service.get_workflow_execution_history(request(wait_new_event=True))
+    assert [event.event_id for event in first.history.events] == [1, 2]
+    waiting = asyncio.create_task(
+        service.get_workflow_execution_history(request(wait_new_event=True, next_page_token=first.next_page_token))
+    )
+    await signal(client, "w")
+    second = await waiting
+    assert names(list(second.history.events)) == ["WORKFLOW_EXECUTION_SIGNALED"]
+    waiting = asyncio.create_task(
+        service.get_workflow_execution_history(request(wait_new_event=True, next_page_token=second.next_page_token))
+    )
+    await terminate(client, "w")
+    last = await waiting
+    assert names(list(last.history.events)) == ["WORKFLOW_EXECUTION_TERMINATED"]
+    assert not last.next_page_token
+
+
+async def test_waiting_ends_before_the_callers_deadline(client: Client) -> None:
+    await start(client, "w")
+    first = await client.workflow_service.get_workflow_execution_history(request(wait_new_event=True))
+    waits = (
+        request(wait_new_event=True, next_page_token=first.next_page_token),
+        request(wait_new_event=True, history_event_filter_type=CLOSE_EVENT),
+    )
+    for wait in waits:
+        answer = await client.workflow_service.get_workflow_execution_history(wait, timeout=timedelta(seconds=1.5))
+        assert not answer.history.events
+        assert answer.next_page_token
+
+
+async def test_the_close_event_is_what_a_result_is_read_from(client: Client) -> None:
+    run_id = (await start(client, "w")).run_id
+    service = client.workflow_service
+    open_answer = await service.get_workflow_execution_history(request(history_event_filter_type=CLOSE_EVENT))
+    assert not open_answer.history.events
+    waiting = asyncio.create_task(
+        service.get_workflow_execution_history(request(run_id=run_id, wait_new_event=True, history_event_filter_type=CLOSE_EVENT))
+    )
+    await terminate(client, "w")
+    assert names(list((await waiting).history.events)) == ["WORKFLOW_EXECUTION_TERMINATED"]
+    await start(client, "w")
+    closed = await service.get_workflow_execution_history(request(run_id=run_id, history_event_filter_type=CLOSE_EVENT))
+    assert names(list(closed.history.events)) == ["WORKFLOW_EXECUTION_TERMINATED"]
+
+
+async def test_the_retry_of_a_task_is_shown_to_programs_only(client: Client) -> None:
+    """Its events are not written before it completes; people's tools would show what may never have been."""
+    await start(client, "w")
+    task = await poll(client)
+    await client.workflow_service.respond_workflow_task_failed(
+        api.RespondWorkflowTaskFailedRequest(namespace="default", task_token=task.task_token)
+    )
+    assert names(await events(client, "w"))[3:] == ["WORKFLOW_TASK_FAILED", "WORKFLOW_TASK_SCHEDULED"]
+    tool = await client.workflow_service.get_workflow_execution_history(request(), metadata={"client-name": "temporal-cli"})
+    assert len(tool.history.events) == 4
+    reverse = await client.workflow_service.get_workflow_execution_history_reverse(
+        api.GetWorkflowExecutionHistoryReverseRequest(namespace="default", execution=execution("w"))
+    )
+    assert names(list(reverse.history.events))[0] == "WORKFLOW_TASK_FAILED"
+
+
+async def test_tokens_are_checked(client: Client) -> None:
+    run_id = (await start(client, "w")).run_id
+    await terminate(client, "w")
+    page = await client.workflow_service.get_workflow_execution_history(request(maximum_page_size=1))
+    other = (await start(client, "w")).run_id
+    # A token goes on with the run that it began with, also when another one is current by now.
+    rest = await client.workflow_service.get_workflow_execution_history(request(next_page_token=page.next_page_token))
+    assert names(list(rest.history.events)) == ["WORKFLOW_EXECUTION_TERMINATED"]
+    assert run_id != other
+    with pytest.raises(RPCError, match=r"RunId in the request does not match the NextPageToken\."):
+        await client.workflow_service.get_workflow_execution_history(request(run_id=other, next_page_token=page.next_page_token))
+    with pytest.raises(RPCError, match=r"Invalid NextPageToken\."):
+        await client.workflow_service.get_workflow_execution_history(request(next_page_token=b"junk"))

@@ -1,0 +1,199 @@
+"""E9, E13: namespaces and their search attributes, created, described, updated and deleted through the API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from temporalio.api.enums.v1 import IndexedValueType, NamespaceState
+from temporalio.api.namespace.v1 import NamespaceConfig, NamespaceFilter, UpdateNamespaceInfo
+from temporalio.api.operatorservice import v1 as operator
+from temporalio.api.workflowservice import v1 as api
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from perdure.app import Server
+from perdure.settings import ServerSettings
+from tests.support.requests import describe, payload, start, start_request
+from tests.support.waiting import until
+
+DAY = Duration(seconds=86_400)
+KEYWORD = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
+INT = IndexedValueType.INDEXED_VALUE_TYPE_INT
+
+
+async def refused(call: Any) -> tuple[RPCStatusCode, str]:
+    with pytest.raises(RPCError) as caught:
+        await call
+    return caught.value.status, caught.value.message
+
+
+async def register(client: Client, name: str, **fields: Any) -> None:
+    defaults: dict[str, Any] = {"namespace": name, "workflow_execution_retention_period": DAY}
+    request = api.RegisterNamespaceRequest(**{**defaults, **fields})
+    await client.workflow_service.register_namespace(request)
+
+
+async def described(client: Client, name: str = "", **fields: Any) -> api.DescribeNamespaceResponse:
+    return await client.workflow_service.describe_namespace(api.DescribeNamespaceRequest(namespace=name, **fields))
+
+
+async def listed(client: Client, **fields: Any) -> list[str]:
+    found: list[str] = []
+    token = b""
+    while True:
+        page = await client.workflow_service.list_namespaces(api.ListNamespacesRequest(page_size=2, next_page_token=token, **fields))
+        assert len(page.namespaces) <= 2
+        found.extend(namespace.namespace_info.name for namespace in page.namespaces)
+        token = page.next_page_token
+        if not token:
+            return found
+
+
+async def test_a_namespace_lives(client: Client) -> None:
+    await register(client, "orders", description="what for", owner_email="a@b.c", data={"k": "1"})
+    answer = await described(client, "orders")
+    assert (await described(client, id=answer.namespace_info.id)).namespace_info.name == "orders"
+    assert await listed(client) == ["default", "orders", "temporal-system"]
+    update = api.UpdateNamespaceRequest(
+        namespace="orders", update_info=UpdateNamespaceInfo(data={"l": "2"}),
+        config=NamespaceConfig(workflow_execution_retention_ttl=Duration(seconds=3600)),
+    )  # fmt: skip
+    await client.workflow_service.update_namespace(update)
+    answer = await described(client, "orders")
+    assert dict(answer.namespace_info.data) == {"k": "1", "l": "2"}
+    assert answer.namespace_info.description == "what for"
+    assert answer.config.workflow_execution_retention_ttl.seconds == 3600
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "message"),
+    [
+        ({"name": "default"}, RPCStatusCode.ALREADY_EXISTS, 'Namespace "default" already exists'),
+        (
+            {"workflow_execution_retention_period": Duration(seconds=3599)},
+            RPCStatusCode.INVALID_ARGUMENT,
+            "A valid retention period is not set on request.",
+        ),
+        ({"is_global_namespace": True}, RPCStatusCode.INVALID_ARGUMENT, "Cannot register global namespace when not enabled"),
+        ({"active_cluster_name": "elsewhere"}, RPCStatusCode.INVALID_ARGUMENT, "Invalid cluster name: elsewhere"),
+    ],
+)
+async def test_bad_registrations_are_refused(client: Client, fields: dict[str, Any], code: RPCStatusCode, message: str) -> None:
+    assert await refused(register(client, **{"name": "n", **fields})) == (code, message)
+
+
+async def test_states_go_one_way(client: Client) -> None:
+    await register(client, "n")
+    unknown = api.UpdateNamespaceRequest(namespace="n", update_info=UpdateNamespaceInfo(state=99))  # type: ignore[arg-type]
+    assert (await refused(client.workflow_service.update_namespace(unknown)))[1] == "Invalid namespace state update."
+    await client.workflow_service.deprecate_namespace(api.DeprecateNamespaceRequest(namespace="n"))
+    back = api.UpdateNamespaceRequest(namespace="n", update_info=UpdateNamespaceInfo(state=NamespaceState.NAMESPACE_STATE_REGISTERED))
+    assert (await refused(client.workflow_service.update_namespace(back)))[1] == "Invalid namespace state update."
+
+
+async def test_a_deleted_namespace_gives_its_name_back_and_takes_its_runs_along(server: Server, client: Client) -> None:
+    await register(client, "n")
+    old = (await described(client, "n")).namespace_info.id
+    other = await Client.connect(server.grpc_address, namespace="n")
+    for number in range(3):
+        await other.start_workflow("Flow", id=f"w{number}", task_queue="q")
+    answer = await client.operator_service.delete_namespace(operator.DeleteNamespaceRequest(namespace="n"))
+    assert answer.deleted_namespace == f"n-deleted-{old[:5]}"
+    assert (await refused(described(client, "n")))[0] == RPCStatusCode.NOT_FOUND
+    await register(client, "n")
+    assert (await other.count_workflows()).count == 0
+
+    async def gone() -> bool:
+        return await listed(client, namespace_filter=NamespaceFilter(include_deleted=True)) == ["default", "n", "temporal-system"]
+
+    await until(gone)
+    assert await server.store.count_headers(old, "workflow") == 0
+
+
+async def test_the_system_namespace_stays(client: Client) -> None:
+    delete = operator.DeleteNamespaceRequest(namespace="temporal-system")
+    assert await refused(client.operator_service.delete_namespace(delete)) == (
+        RPCStatusCode.FAILED_PRECONDITION, "unable to delete system namespace",
+    )  # fmt: skip
+
+
+async def test_namespaces_survive_a_restart_and_so_does_their_deletion(tmp_path: Path) -> None:
+    settings = ServerSettings(grpc_port=0, metrics_port=None, database=str(tmp_path / "perdure.db"))
+    async with Server(settings) as server:
+        client = await Client.connect(server.grpc_address)
+        await register(client, "kept", description="d")
+        await client.operator_service.add_search_attributes(
+            operator.AddSearchAttributesRequest(namespace="kept", search_attributes={"Color": KEYWORD})
+        )
+        await register(client, "going")
+        going = (await described(client, "going")).namespace_info.id
+        await (await Client.connect(server.grpc_address, namespace="going")).start_workflow("Flow", id="w", task_queue="q")
+        delete = operator.DeleteNamespaceRequest(namespace="going", namespace_delete_delay=Duration(seconds=1))
+        await client.operator_service.delete_namespace(delete)
+    async with Server(settings) as server:
+        client = await Client.connect(server.grpc_address)
+        assert (await described(client, "kept")).namespace_info.description == "d"
+        attributes = await client.operator_service.list_search_attributes(operator.ListSearchAttributesRequest(namespace="kept"))
+        assert dict(attributes.custom_attributes) == {"Color": KEYWORD}
+
+        async def gone() -> bool:
+            return await listed(client, namespace_filter=NamespaceFilter(include_deleted=True)) == ["default", "kept", "temporal-system"]
+
+        await until(gone)
+        assert await server.store.count_headers(going, "workflow") == 0
+
+
+async def test_a_new_search_attribute_can_be_used_at_once(client: Client) -> None:
+    service = client.operator_service
+    add = operator.AddSearchAttributesRequest(namespace="default", search_attributes={"Color": KEYWORD, "Amount": INT})
+    await service.add_search_attributes(add)
+    await start(client, "w", search_attributes={"indexed_fields": {"Color": payload("red"), "Amount": payload(3)}})
+    found = [run async for run in client.list_workflows("Color = 'red' AND Amount = 3")]
+    assert [run.id for run in found] == ["w"]
+    assert (await client.count_workflows("Color = 'blue'")).count == 0
+    attributes = (await describe(client, "w")).workflow_execution_info.search_attributes.indexed_fields
+    assert attributes["Color"].metadata["type"] == b"Keyword"
+    # Another type for a name that is there is no error, and changes nothing.
+    await service.add_search_attributes(operator.AddSearchAttributesRequest(namespace="default", search_attributes={"Color": INT}))
+    remove = operator.RemoveSearchAttributesRequest(namespace="default", search_attributes=["Amount", "None"])
+    await service.remove_search_attributes(remove)
+    listed_now = await service.list_search_attributes(operator.ListSearchAttributesRequest(namespace="default"))
+    assert dict(listed_now.custom_attributes) == {"Color": KEYWORD}
+    assert list((await describe(client, "w")).workflow_execution_info.search_attributes.indexed_fields) == ["Color"]
+
+
+async def test_search_attributes_have_no_slots(client: Client) -> None:
+    names = {f"Keyword{number}": KEYWORD for number in range(50)}
+    await client.operator_service.add_search_attributes(operator.AddSearchAttributesRequest(namespace="default", search_attributes=names))
+    answer = await client.operator_service.list_search_attributes(operator.ListSearchAttributesRequest(namespace="default"))
+    assert dict(answer.custom_attributes) == names
+
+
+async def test_the_list_goes_page_by_page(client: Client) -> None:
+    for number in range(5):
+        await start(client, f"w{number}")
+    found: list[str] = []
+    token = b""
+    while True:
+        page = await client.workflow_service.list_workflow_executions(
+            api.ListWorkflowExecutionsRequest(namespace="default", page_size=2, next_page_token=token)
+        )
+        found.extend(run.execution.workflow_id for run in page.executions)
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == ["w4", "w3", "w2", "w1", "w0"]
+    assert (await client.count_workflows()).count == 5
+
+
+async def test_namespaces_keep_apart_what_is_in_them(server: Server, client: Client) -> None:
+    await register(client, "n")
+    other = await Client.connect(server.grpc_address, namespace="n")
+    first = await client.workflow_service.start_workflow_execution(start_request("w", request_id="r"))
+    second = await other.workflow_service.start_workflow_execution(start_request("w", request_id="r", namespace="n"))
+    assert first.run_id != second.run_id
+    await client.get_workflow_handle("w").terminate()
+    assert (await other.get_workflow_handle("w").describe()).close_time is None
