@@ -45,7 +45,7 @@ class Loader:
             return None
         current = chain.current_run_id
         wanted = run_id or current
-        if wanted is not None and wanted not in chain.runs or current is not None and current not in chain.runs:
+        if (wanted and wanted not in chain.runs) or (current and current not in chain.runs):
             return None
         self._cache.hits += 1
         if wanted:
