@@ -146,6 +146,19 @@ async def test_namespaces_survive_a_restart_and_so_does_their_deletion(tmp_path:
         assert await server.store.count_headers(going, "workflow") == 0
 
 
+async def test_a_run_is_kept_for_as_long_as_its_namespace_says_when_it_closes(server: Server, client: Client) -> None:
+    await register(client, "n")
+    other = await Client.connect(server.grpc_address, namespace="n")
+    await other.start_workflow("Flow", id="w", task_queue="q")
+    update = api.UpdateNamespaceRequest(namespace="n", config=NamespaceConfig(workflow_execution_retention_ttl=Duration(seconds=3600)))
+    await client.workflow_service.update_namespace(update)
+    await other.get_workflow_handle("w").terminate()
+    namespace_id = (await described(client, "n")).namespace_info.id
+    [header] = await server.store.list_headers(namespace_id, "workflow")
+    assert header.close_at is not None
+    assert header.expire_at == header.close_at + 3600 * 1_000_000_000
+
+
 async def test_a_new_search_attribute_can_be_used_at_once(client: Client) -> None:
     service = client.operator_service
     add = operator.AddSearchAttributesRequest(namespace="default", search_attributes={"Color": KEYWORD, "Amount": INT})

@@ -20,6 +20,12 @@ class RunCreated(Note, frozen=True, tag="created"):
     previous_run_id: str = ""
 
 
+class RetentionChanged(Note, frozen=True, tag="retention"):
+    """The namespace keeps closed runs for another time now than when this run began. retention: nanoseconds."""
+
+    retention: int
+
+
 class EventBuffered(Note, frozen=True, tag="buffered"):
     """An event that arrived while a workflow task ran: it has happened, but gets its id only when the task ends."""
 
@@ -194,6 +200,7 @@ ALL = (
     ParentInformed,
     ChildClosed,
     RunCreated,
+    RetentionChanged,
     EventBuffered,
     BufferFlushed,
     BufferedEventDropped,

@@ -57,6 +57,11 @@ def _created(state: WorkflowState, note: notes.RunCreated, touch: Touch) -> None
     state.previous_run_id = note.previous_run_id
 
 
+@applies_note(notes.RetentionChanged)
+def _retention_changed(state: WorkflowState, note: notes.RetentionChanged, touch: Touch) -> None:
+    state.retention = note.retention
+
+
 @applies(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED)
 def _started(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     attributes = WorkflowExecutionStartedEventAttributes()

@@ -58,6 +58,18 @@ NUMBERED_AT_ONCE = frozenset(
 )
 """Run and task events, and what comes straight from a worker's command or message; all others are bufferable."""
 
+CLOSING = frozenset(
+    {
+        E.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,
+        E.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED,
+        E.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT,
+        E.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED,
+        E.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW,
+        E.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED,
+    }
+)
+"""The run ends with one of these."""
+
 FLUSHED_LAST = frozenset(
     {
         E.EVENT_TYPE_ACTIVITY_TASK_COMPLETED,
@@ -154,6 +166,8 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
             event.user_metadata.CopyFrom(user_metadata)
         if event_type in MAY_BE_IGNORED:
             event.worker_may_ignore = True
+        if event_type in CLOSING:
+            self._take_retention()
         if event_type in NUMBERED_AT_ONCE:
             self._number(event)
             self.append(event)
@@ -161,6 +175,12 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
             EVENT_APPLIERS[event_type](self.state, event, self.touch)
             self._waiting.append(event)
         return event
+
+    def _take_retention(self) -> None:
+        """A run is kept for as long as its namespace says when it closes."""
+        retention = self.namespace.retention
+        if retention != self.state.retention:
+            self.note(notes.RetentionChanged(retention))
 
     def flush(self) -> None:
         """Give ids to everything that waits for one. The task must have ended."""
