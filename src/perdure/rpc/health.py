@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
-import grpc
-import grpc.aio
+from perdure.core.call import Call
+from perdure.core.errors import ApiError, Code
+from perdure.rpc.routes import Route, Streaming, Unary
 
 SERVICE = "grpc.health.v1.Health"
 
@@ -19,7 +20,7 @@ def _messages() -> Any:
     return health_pb2
 
 
-class HealthService(grpc.GenericRpcHandler):
+class HealthService:
     """Answers for the given services, and for "" (the server as a whole). Not serving until it is told so."""
 
     def __init__(self, services: Iterable[str]) -> None:
@@ -27,6 +28,14 @@ class HealthService(grpc.GenericRpcHandler):
         self._is_serving = False
         self._is_closed = False
         self._changed = asyncio.Event()
+
+    def routes(self) -> dict[str, Route]:
+        """Path → what answers it."""
+        return {
+            f"/{SERVICE}/Check": Unary("Check", self._check),
+            f"/{SERVICE}/List": Unary("List", self._list),
+            f"/{SERVICE}/Watch": Streaming("Watch", self._watch),
+        }
 
     def set_serving(self, is_serving: bool) -> None:
         """Say whether calls are taken, to everybody who asks or watches."""
@@ -42,34 +51,6 @@ class HealthService(grpc.GenericRpcHandler):
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        path = handler_call_details.method
-        if not path.startswith(f"/{SERVICE}/"):
-            return None
-        health = _messages()
-
-        match path.rpartition("/")[2]:
-            case "Check":
-                return grpc.unary_unary_rpc_method_handler(
-                    self._check,  # type: ignore[arg-type]
-                    health.HealthCheckRequest.FromString,
-                    health.HealthCheckResponse.SerializeToString,
-                )
-            case "List":
-                return grpc.unary_unary_rpc_method_handler(
-                    self._list,  # type: ignore[arg-type]
-                    health.HealthListRequest.FromString,
-                    health.HealthListResponse.SerializeToString,
-                )
-            case "Watch":
-                return grpc.unary_stream_rpc_method_handler(
-                    self._watch,  # type: ignore[arg-type]
-                    health.HealthCheckRequest.FromString,
-                    health.HealthCheckResponse.SerializeToString,
-                )
-            case _:
-                return None
-
     def _status(self, service: str) -> Any:
         health = _messages()
 
@@ -77,28 +58,32 @@ class HealthService(grpc.GenericRpcHandler):
             return health.HealthCheckResponse.SERVICE_UNKNOWN
         return health.HealthCheckResponse.SERVING if self._is_serving else health.HealthCheckResponse.NOT_SERVING
 
-    async def _check(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    async def _check(self, data: bytes, call: Call) -> bytes:
         health = _messages()
 
-        if request.service not in self._services:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
-        return health.HealthCheckResponse(status=self._status(request.service))
+        service = health.HealthCheckRequest.FromString(data).service
+        if service not in self._services:
+            raise ApiError(Code.NOT_FOUND, "unknown service")
+        return health.HealthCheckResponse(status=self._status(service)).SerializeToString()
 
-    async def _list(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    async def _list(self, data: bytes, call: Call) -> bytes:
         health = _messages()
 
-        return health.HealthListResponse(
-            statuses={service: health.HealthCheckResponse(status=self._status(service)) for service in self._services}
-        )
+        statuses = {service: health.HealthCheckResponse(status=self._status(service)) for service in self._services}
+        return health.HealthListResponse(statuses=statuses).SerializeToString()
 
-    async def _watch(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+    async def _watch(self, requests: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         health = _messages()
 
-        told = None
-        while not self._is_closed:
-            changed = self._changed
-            status = self._status(request.service)
-            if status != told:
-                told = status
-                yield health.HealthCheckResponse(status=status)
-            await changed.wait()
+        async for data in requests:
+            service = health.HealthCheckRequest.FromString(data).service
+            told = None
+            while True:
+                changed = self._changed
+                status = self._status(service)
+                if status != told:
+                    told = status
+                    yield health.HealthCheckResponse(status=status).SerializeToString()
+                if self._is_closed:
+                    return
+                await changed.wait()
