@@ -106,8 +106,7 @@ def _loads(parsed: argparse.Namespace, server: ObservedServer, measured: Report)
             driver.do(Load, "workflows", count=10, concurrency=1)
             if "sdk" in parsed.only:
                 _say(parsed, "workflows through the SDK")
-                load = driver.do(Load, "workflows", count=alone, concurrency=1)
-                measured.add_latencies("sdk, alone: workflow", load.latencies)
+                _add_load(measured, server, driver, "sdk", alone, 1)
                 for concurrency in parsed.concurrency:
                     _add_load(measured, server, driver, "sdk", parsed.workflows, concurrency)
                 workflows = 10 + alone + parsed.workflows * len(parsed.concurrency)
@@ -129,7 +128,7 @@ def _add_load(measured: Report, server: ObservedServer, driver: Driver, how: str
     before = server.usage()
     load = driver.do(Load, "workflows", count=count, concurrency=concurrency)
     used = server.usage().since(before)
-    name = f"{how}, {concurrency} at a time"
+    name = f"{how}, {concurrency} at a time" if concurrency > 1 else f"{how}, alone"
     measured.add(f"{name}: throughput", count / load.seconds, "workflows/s", less_is_better=False)
     measured.add_latencies(f"{name}: workflow", load.latencies)
     if used.cpu_seconds is not None:
