@@ -196,6 +196,9 @@ async def test_a_signal_with_start_signals_once(client: Client) -> None:
     again = await client.workflow_service.signal_with_start_workflow_execution(request)
     assert (first.started, again.started, again.run_id) == (True, False, first.run_id)
     assert names(await events(client, "w")) == ["WORKFLOW_EXECUTION_STARTED", "WORKFLOW_EXECUTION_SIGNALED", "WORKFLOW_TASK_SCHEDULED"]
+    await terminate(client, "w")
+    closed = await client.workflow_service.signal_with_start_workflow_execution(request)
+    assert (closed.started, closed.run_id) == (False, first.run_id)
     assert first.signal_link.workflow_event.request_id_ref.request_id == "r"
 
 

@@ -30,6 +30,7 @@ CAPABILITIES = {
     "worker_poll_complete_on_shutdown": "ShutdownWorker",
     "poller_autoscaling": "PollWorkflowTaskQueue",
     "workflow_update_callbacks": "UpdateWorkflowExecution",
+    "workflow_task_completion_pagination": "RespondWorkflowTaskCompleted",
 }
 """Capability → the RPC it stands for: clients use what they are told is there, so it is told only with its handler in place."""
 
