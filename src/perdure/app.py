@@ -67,7 +67,7 @@ class Core:
         metrics = ServerMetrics(registry)
         self.namespaces = NamespaceRegistry(store, ids)
         self.namespaces.poison_policy = parse_poison_policy(settings.poison_policy)
-        kinds: dict[str, Kind[Any, Any]] = {WorkflowKind.name: WorkflowKind(settings.limits, self.namespaces)}
+        kinds: dict[str, Kind[Any, Any]] = {WorkflowKind.name: WorkflowKind(settings.limits, self.namespaces, metrics)}
         self.engine = Engine(
             store, kinds, clock, ids, owner=owner, partitions=settings.partitions, cache_bytes=settings.cache_size_bytes,
             standby=settings.standby, observer=metrics,

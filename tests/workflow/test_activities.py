@@ -254,6 +254,27 @@ def test_the_failure_of_a_retrying_activity_is_kept_small() -> None:
     on_virtual_server(test)
 
 
+def test_every_end_of_an_attempt_is_counted() -> None:
+    async def test(server: VirtualServer) -> None:
+        await begin(server, retry_policy=QUICK)
+        await fail(server, await server.activity_task())
+        await asyncio.sleep(1.5)
+        await server.activity_task()
+        await asyncio.sleep(31)
+        await complete(server, await server.activity_task())
+        counted = server.core.registry.render()
+        for line in (
+            'activity_task_fail{service_name="history",operation="RespondActivityTaskFailed",namespace="default",taskqueue="queue"',
+            'activity_task_timeout{service_name="history",operation="TimerActiveTaskActivityTimeout",namespace="default"',
+            'activity_success{service_name="history",operation="RespondActivityTaskCompleted",namespace="default",taskqueue="queue"',
+            "activity_schedule_to_close_latency_count{",
+        ):
+            assert line in counted
+        assert "\nactivity_fail{" not in counted
+
+    on_virtual_server(test)
+
+
 def test_an_eager_activity_comes_with_the_answer_and_never_through_its_queue() -> None:
     async def test(server: VirtualServer) -> None:
         await server.start_workflow()

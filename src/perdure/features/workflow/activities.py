@@ -38,6 +38,7 @@ from perdure.core.codec import Codec
 from perdure.core.execution import Touch
 from perdure.core.jobs import decides
 from perdure.features.workflow import notes
+from perdure.features.workflow.activity_metrics import CANCELED, COMPLETED, FAILED, TIMED_OUT, count_end
 from perdure.features.workflow.activity_retry import drop_heartbeat, heartbeat_name, schedule_retry
 from perdure.features.workflow.activity_state import Activity
 from perdure.features.workflow.failures import NO_TIME_TO_RETRY, activity_timeout
@@ -111,6 +112,7 @@ def complete_activity(
     """It has a result. One that no worker has (its owner completes it by id) is started by the one who completes it."""
     if not activity.started_at:
         start_activity(step, activity, identity, "")
+    count_end(step, activity, COMPLETED, activity.started_at, closed=True)
     started_event_id = _write_started(step, activity, worker_version)
     step.event(
         ActivityTaskCompletedEventAttributes(
@@ -123,6 +125,7 @@ def complete_activity(
 
 def cancel_activity(step: WorkflowStep, activity: Activity, details: Payloads | None, identity: str) -> None:
     """The cancellation that was requested has happened. The workflow task that tells the workflow is the caller's."""
+    count_end(step, activity, CANCELED, activity.started_at, closed=True)
     started_event_id = _write_started(step, activity) if activity.started_at else 0
     step.event(
         ActivityTaskCanceledEventAttributes(
@@ -137,8 +140,11 @@ def fail_activity(
     step: WorkflowStep, activity: Activity, failure: Failure | None, identity: str, worker_version: WorkerVersionStamp | None = None
 ) -> None:
     """An attempt failed: retry it if the policy and the time left allow, else the activity has failed."""
+    started_at = activity.started_at
     retry_state = schedule_retry(step, activity, failure, step.now)
-    if retry_state == RetryState.RETRY_STATE_IN_PROGRESS:
+    closed = retry_state != RetryState.RETRY_STATE_IN_PROGRESS
+    count_end(step, activity, FAILED, started_at, closed=closed)
+    if not closed:
         return
     started_event_id = _write_started(step, activity, worker_version)
     step.event(
@@ -166,7 +172,9 @@ def time_out_activity(step: WorkflowStep, activity: Activity) -> None:
     _, timeout_type = min(activity.timeouts())  # of two that strike at the same time, the one with the smaller number counts
     failure = activity_timeout(timeout_type)
     retry_state = schedule_retry(step, activity, failure, activity.last_attempt_complete_at)
-    if retry_state == RetryState.RETRY_STATE_IN_PROGRESS:
+    closed = retry_state != RetryState.RETRY_STATE_IN_PROGRESS
+    count_end(step, activity, TIMED_OUT, 0, closed=closed, timeout_type=timeout_type)
+    if not closed:
         return
     if retry_state == RetryState.RETRY_STATE_TIMEOUT and timeout_type != TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START:
         # What the attempt died of is not the point: the activity as a whole has no time left.

@@ -17,6 +17,7 @@ from perdure.features.workflow import notes
 from perdure.features.workflow.registry import EVENT_APPLIERS, NOTE_APPLIERS, NUMBERED
 from perdure.features.workflow.state import WorkflowState, WorkflowVolatile
 from perdure.features.workflow.step import WorkflowStep
+from perdure.observability.server_metrics import ServerMetrics
 
 WORKFLOW = "workflow"
 
@@ -35,9 +36,10 @@ class WorkflowKind:
     notes = NoteCodec(notes.ALL)
     snapshot_version = codec.schema_version(WorkflowState)
 
-    def __init__(self, limits: Limits, namespaces: NamespaceRegistry) -> None:
+    def __init__(self, limits: Limits, namespaces: NamespaceRegistry, metrics: ServerMetrics) -> None:
         self.limits = limits
         self.namespaces = namespaces
+        self.metrics = metrics
 
     def new_state(self) -> WorkflowState:
         return WorkflowState()
@@ -46,7 +48,7 @@ class WorkflowKind:
         return WorkflowVolatile()
 
     def step(self, key: RunKey, state: WorkflowState, volatile: WorkflowVolatile, now: int, ids: IdSource) -> WorkflowStep:
-        return WorkflowStep(self.limits, self.namespaces, self, key, state, volatile, now, ids, state.next_event_id)
+        return WorkflowStep(self.limits, self.namespaces, self.metrics, self, key, state, volatile, now, ids, state.next_event_id)
 
     def apply_event(self, state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
         EVENT_APPLIERS[event.event_type](state, event, touch)

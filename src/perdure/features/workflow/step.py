@@ -23,6 +23,7 @@ from perdure.features.namespace.registry import Namespace, NamespaceRegistry
 from perdure.features.workflow import notes
 from perdure.features.workflow.registry import ATTRIBUTES, EVENT_APPLIERS
 from perdure.features.workflow.state import SpeculativeTask, WorkflowState, WorkflowTask, WorkflowVolatile
+from perdure.observability.server_metrics import ServerMetrics
 
 E = EventType
 
@@ -107,10 +108,11 @@ TASK_ID_BASE = 1 << 20
 class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
     """The step that decisions about a workflow run get."""
 
-    def __init__(self, limits: Limits, namespaces: NamespaceRegistry, *arguments: Any) -> None:
+    def __init__(self, limits: Limits, namespaces: NamespaceRegistry, metrics: ServerMetrics, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.limits = limits
         self.namespaces = namespaces
+        self.metrics = metrics
         #: The size that the history had before this step: what a task that starts in this step is told.
         self.history_size = self.state.history_size
         #: While a worker's commands are carried out, no task is scheduled: only wants_task is set.
