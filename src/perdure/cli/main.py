@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from perdure.cli.parser import USAGE_ERROR, CommandError, Parser
 from perdure.cli.server_flags import add_start_dev_flags, add_start_flags
+from perdure.cli.workflow_resume import add_resume_flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,6 +86,15 @@ def build_parser() -> Parser:
     add_start_flags(show)
     show.set_defaults(command=("perdure.cli.config", "show"))
 
+    workflow = commands.add_parser("workflow", help="act upon workflow runs", description="Act upon workflow runs.")
+    workflow.set_defaults(group=workflow)
+    workflow_commands = workflow.add_subparsers(title="commands", metavar="COMMAND")
+    resume = workflow_commands.add_parser(
+        "resume", help="run a failed step again, with everything before it done", description=_RESUME, epilog=_RESUME_EXAMPLES
+    )
+    add_resume_flags(resume)
+    resume.set_defaults(command=("perdure.cli.workflow_resume", "resume"))
+
     commands.add_parser("demo", help="start a server with a demo workflow and show what happened", add_help=False)
     commands.add_parser("bench", help="measure a server: throughput, latency, CPU, memory", add_help=False)
     version = commands.add_parser("version", help="print the versions of Perdure and of the API it speaks")
@@ -120,4 +130,11 @@ _START_EXAMPLES = """examples:
   perdure server start                                   SQLite file perdure.db in this directory
   perdure server start --database postgresql://perdure@db.example/perdure
   PERDURE_LOG_FORMAT=json perdure server start --config perdure.toml
+"""
+_RESUME = """Reset a run to just before the activity, child workflow or Nexus operation that made it fail. Steps that were completed before
+stay completed; the failed step runs again, and what came after it. Works with any server of the Temporal API."""
+_RESUME_EXAMPLES = """examples:
+  perdure workflow resume --workflow-id order-17 --dry-run     show what would run again
+  perdure workflow resume --workflow-id order-17 --reason "payment service is back"
+  perdure workflow resume --workflow-id order-17 --activity-id 5
 """
