@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,24 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
             return str(tmp_path / "perdure.db")
         case _:
             return request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture(autouse=True)
+def inspector(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every step of every server in this process: folding the journal gives the live state, and all that is pending leads to its job."""
+    from perdure.engine.engine import Engine
+    from perdure.testing.inspector import Inspector
+
+    inspector = Inspector()
+    begin_work = Engine.begin_work
+
+    def begin_inspected(engine: Engine) -> None:
+        inspector.attach(engine)
+        begin_work(engine)
+
+    monkeypatch.setattr(Engine, "begin_work", begin_inspected)
+    yield
+    inspector.verify()
 
 
 @pytest.fixture

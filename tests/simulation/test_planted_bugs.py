@@ -1,6 +1,11 @@
 """The simulator is worth its time only if it finds bugs: here are some, and it has to find each within a few seeds.
 
 Each is planted by replacing one small thing of the real server, and is a mistake that somebody could make.
+
+Some mistakes do no harm, and so cannot be found, because the design does not depend on what they break: an effect that runs before its commit (a task is
+handed out only by a later commit of its own), a commit that happened and is taken for a failed one (memory is loaded again from the journal, and repeated
+requests have the same id), an outcome that was asked for too early (a journal row or a current run that is there already fails the next commit), a lost
+execution that is not loaded again (its header leads back to it).
 """
 
 from __future__ import annotations
@@ -20,7 +25,6 @@ from perdure.engine.writer import Writer
 from perdure.features.workflow import notes
 from perdure.features.workflow.registry import EVENT_APPLIERS, NOTE_APPLIERS
 from perdure.features.workflow.rpc import tasks
-from perdure.store.protocol import StoreError
 from perdure.testing.simulator.simulation import simulate
 
 SEEDS = 60
@@ -34,11 +38,6 @@ def reply_before_durable(patch: pytest.MonkeyPatch) -> None:
         return result
 
     patch.setattr(Partition, "transact", transact)
-
-
-def effect_before_commit(patch: pytest.MonkeyPatch) -> None:
-    schedule = Partition._schedule  # pyright: ignore[reportPrivateUsage]
-    patch.setattr(Partition, "_schedule", lambda self, execution, jobs, group: schedule(self, execution, jobs, None))  # pyright: ignore
 
 
 def read_before_durable(patch: pytest.MonkeyPatch) -> None:
@@ -68,13 +67,6 @@ def applier_that_looks_at_more_than_the_record(patch: pytest.MonkeyPatch) -> Non
     patch.setitem(EVENT_APPLIERS, EventType.EVENT_TYPE_TIMER_STARTED, started)
 
 
-def unknown_outcome_taken_for_failure(patch: pytest.MonkeyPatch) -> None:
-    async def resolve(self: Writer, group: Any) -> None:
-        raise StoreError("surely nothing happened")
-
-    patch.setattr(Writer, "_resolve", resolve)
-
-
 def unknown_outcome_taken_for_success(patch: pytest.MonkeyPatch) -> None:
     async def resolve(self: Writer, group: Any) -> None:
         await asyncio.sleep(0)
@@ -87,16 +79,9 @@ def header_not_written(patch: pytest.MonkeyPatch) -> None:
 
     def fill(header: Any, visible: Any, ready: bool, wake_at: int | None) -> bool:
         fill_header(header, visible, ready, wake_at)
-        return not visible.is_open and False
+        return False
 
     patch.setattr(partition, "fill_header", fill)
-
-
-def lost_executions_not_loaded_again(patch: pytest.MonkeyPatch) -> None:
-    async def reload(self: Partition, key: Any, after_seconds: float = 0.0) -> None:
-        await asyncio.sleep(0)
-
-    patch.setattr(Partition, "_reload", reload)
 
 
 def evicted_executions_not_woken(patch: pytest.MonkeyPatch) -> None:
@@ -105,7 +90,7 @@ def evicted_executions_not_woken(patch: pytest.MonkeyPatch) -> None:
 
 
 def stale_answers_accepted(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(tasks, "_check_token", lambda step, token, message: None)  # pyright: ignore
+    patch.setattr(tasks, "_is_for", lambda token, step: step.state.is_open and step.task.is_started)  # pyright: ignore
 
 
 def signals_not_told_apart(patch: pytest.MonkeyPatch) -> None:
@@ -138,14 +123,11 @@ def effect_that_raises(patch: pytest.MonkeyPatch) -> None:
 
 PLANTS: tuple[Plant, ...] = (
     reply_before_durable,
-    effect_before_commit,
     read_before_durable,
     forgotten_touch,
     applier_that_looks_at_more_than_the_record,
-    unknown_outcome_taken_for_failure,
     unknown_outcome_taken_for_success,
     header_not_written,
-    lost_executions_not_loaded_again,
     evicted_executions_not_woken,
     stale_answers_accepted,
     signals_not_told_apart,

@@ -23,7 +23,7 @@ from perdure.features.workflow import notes
 from perdure.features.workflow.completion_pages import all_commands, keep_page
 from perdure.features.workflow.queries import answer_queries
 from perdure.features.workflow.registry import COMMANDS
-from perdure.features.workflow.state import Status
+from perdure.features.workflow.state import Status, WorkflowTask
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task import fail_task, schedule_task, start_task, time_out, write_task_events
 from perdure.features.workflow.worker_versions import inline_stamp
@@ -135,7 +135,7 @@ def complete_task(step: WorkflowStep, transaction: Transaction, request: Respond
     if is_heartbeat and step.now > original_scheduled_at + step.limits.workflow_task_heartbeat_timeout_ns:
         return _end_heartbeat(step, request)
     had_buffered = bool(step.state.buffer)
-    attempt = step.task.attempt
+    answered = _identity(step.task)
     completion = Completion(transaction, request, 0, list(request.messages), not commands and can_be_discarded(step, request))
     if completion.discarded:
         step.set_speculative(None)
@@ -158,7 +158,7 @@ def complete_task(step: WorkflowStep, transaction: Transaction, request: Respond
             COMMANDS[command.command_type](step, command, completion)
         take_rest(step, completion)
     except CommandRefused as refused:
-        _refuse(refused, request, attempt)
+        _refuse(refused, request, answered)
     step.holds_task = False
     if step.state.is_open:
         _schedule_next(step, completion, original_scheduled_at if is_heartbeat else 0)
@@ -253,7 +253,11 @@ def _set_sticky(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest
         step.note(notes.StickyChanged(queue, timeout if queue else 0))
 
 
-def _refuse(refused: CommandRefused, request: RespondWorkflowTaskCompletedRequest, attempt: int) -> NoReturn:
+def _identity(task: WorkflowTask) -> tuple[int, int, int]:
+    return task.scheduled_event_id, task.attempt, task.started_at
+
+
+def _refuse(refused: CommandRefused, request: RespondWorkflowTaskCompletedRequest, answered: tuple[int, int, int]) -> NoReturn:
     """Undo the commands, record the failure instead, and tell the worker.
 
     From the second attempt on nothing is recorded: the task stays with the worker until it times out, which slows the retries down.
@@ -266,8 +270,11 @@ def _refuse(refused: CommandRefused, request: RespondWorkflowTaskCompletedReques
         assert transaction.run is not None
         step = transaction.step(transaction.run)
         assert isinstance(step, WorkflowStep)
+        if not step.state.is_open or not step.task.is_started or _identity(step.task) != answered:
+            # Undoing took time, or brought back less than there was: the task is not there any more.
+            raise not_found("Workflow task not found.")
         fail_sent(step)
-        if attempt > 1 and refused.cause != Cause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND:
+        if answered[1] > 1 and refused.cause != Cause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND:
             return invalid_argument(refused.message)
         failure = Failure(message=refused.message, server_failure_info=ServerFailureInfo())
         fail_task(step, refused.cause, failure, request.identity, binary_checksum=request.binary_checksum)
