@@ -40,9 +40,11 @@ async def falls_silent() -> None:
 
 @activity.defn
 async def waits_for_cancellation() -> None:
-    while True:
+    async def report() -> bool:
         activity.heartbeat()
-        await asyncio.sleep(0.05)
+        return False
+
+    await until(report)
 
 
 @activity.defn
@@ -81,7 +83,7 @@ class Cancelling:
             waits_for_cancellation, start_to_close_timeout=60 * SECONDS, heartbeat_timeout=10 * SECONDS,
             cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )  # fmt: skip
-        await asyncio.sleep(0.2)
+        await workflow.sleep(0.2)
         handle.cancel()
         try:
             await handle

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -69,6 +70,12 @@ class VirtualServer:
         await self.stop()
         self._stack = AsyncExitStack()
         await self.start()
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let virtual time go on; everything that is due happens."""
+        passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.clock.call_at(self.clock.now() + int(seconds * SECOND), lambda: passed.set_result(None))
+        await passed
 
     async def call(self, method: str, request: Any, timeout: float = 10.0) -> Any:
         """timeout: seconds of the call's deadline. Raises ApiError."""

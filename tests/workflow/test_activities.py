@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 from typing import Any
 
@@ -81,7 +80,7 @@ def test_each_timeout_says_which_it_was(attributes: dict[str, Any], takes: bool,
         await begin(server, **attributes)
         if takes:
             await server.activity_task()
-        await asyncio.sleep(5)
+        await server.pass_time(5)
         events = await server.history()
         timed_out = next(e for e in events if e.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT)
         why = timed_out.activity_task_timed_out_event_attributes.failure
@@ -99,7 +98,7 @@ def test_heartbeat_details_outlive_attempts_and_restarts() -> None:
         await heartbeat(server, task, payloads('"one"'))
         await server.restart()
         await heartbeat(server, task, payloads('"two"'))
-        await asyncio.sleep(11)
+        await server.pass_time(11)
         task = await server.activity_task()
         assert (task.attempt, task.heartbeat_details.payloads[0].data) == (2, b'"two"')
         await fail(server, task, last_heartbeat_details=payloads('"three"'))
@@ -121,10 +120,10 @@ def test_heartbeats_keep_an_attempt_alive_and_cost_no_timers() -> None:
         (partition,) = server.core.engine.partitions
         waiting = len(partition.timers)
         for _ in range(200):
-            await asyncio.sleep(2)
+            await server.pass_time(2)
             await heartbeat(server, task, payloads("1"))
             assert len(partition.timers) <= waiting + 2
-        await asyncio.sleep(4)
+        await server.pass_time(4)
         assert await refusal(heartbeat(server, task)) == GONE
         assert kinds(await server.history()) == ["SCHEDULED", "STARTED", "TIMED_OUT"]
 
@@ -258,9 +257,9 @@ def test_every_end_of_an_attempt_is_counted() -> None:
     async def test(server: VirtualServer) -> None:
         await begin(server, retry_policy=QUICK)
         await fail(server, await server.activity_task())
-        await asyncio.sleep(1.5)
+        await server.pass_time(1.5)
         await server.activity_task()
-        await asyncio.sleep(31)
+        await server.pass_time(31)
         await complete(server, await server.activity_task())
         counted = server.core.registry.render()
         for line in (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -51,7 +50,7 @@ def test_a_paused_activity_is_not_handed_out_and_does_not_time_out() -> None:
         await server.restart()
         assert not (await server.activity_task(20)).task_token
         await control(server, "UnpauseActivity")
-        await asyncio.sleep(0.1)
+        await server.pass_time(0.1)
         events = await server.history()
         assert events[5].event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT, "its time was up while it was paused"
 
@@ -109,7 +108,7 @@ def test_reset_of_a_running_attempt_is_told_by_its_heartbeat() -> None:
         assert (second.attempt, len(second.heartbeat_details.payloads)) == (2, 0)
         await control(server, "ResetActivity")
         assert "invalid activityID" in await refusal(complete(server, second)), "the count of attempts has gone back"
-        await asyncio.sleep(31)
+        await server.pass_time(31)
         third = await server.activity_task()
         assert third.attempt == 2
         await complete(server, third)

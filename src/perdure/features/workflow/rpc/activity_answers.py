@@ -65,7 +65,8 @@ def by_id(namespace_id: str, workflow_id: str, run_id: str, activity_id: str) ->
     def find(state: WorkflowState) -> Activity:
         scheduled_event_id = state.activity_ids.get(activity_id)
         if scheduled_event_id is None:
-            raise not_found(f"cannot find pending activity with ActivityID {activity_id}, check workflow execution history for more details")
+            hint = "check workflow execution history for more details"
+            raise not_found(f"cannot find pending activity with ActivityID {activity_id}, {hint}")
         return state.activities[scheduled_event_id]
 
     return Target(namespace_id, workflow_id, run_id, find, may_complete_unstarted=True)

@@ -1,4 +1,4 @@
-"""PauseActivity, UnpauseActivity, ResetActivity, UpdateActivityOptions, and the same for …ActivityExecution where it names a workflow's activity."""
+"""PauseActivity, UnpauseActivity, ResetActivity, UpdateActivityOptions; and their …ActivityExecution forms for a workflow's activity."""
 
 from __future__ import annotations
 
