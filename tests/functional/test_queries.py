@@ -6,6 +6,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from temporalio.api.common.v1 import WorkflowType
 from temporalio.api.workflowservice import v1 as service
 from temporalio.client import Client
 from temporalio.service import RPCError
@@ -19,6 +20,7 @@ from tests.support.task_calls import (
     answers,
     complete,
     complete_workflow,
+    elapse,
     fail,
     poll,
     query,
@@ -28,7 +30,7 @@ from tests.support.task_calls import (
     text_of,
     types,
 )
-from tests.support.virtual_server import VirtualServer, on_virtual_server
+from tests.support.virtual_server import QUEUE, VirtualServer, on_virtual_server
 
 
 async def idle(server: VirtualServer) -> None:
@@ -57,7 +59,7 @@ def test_an_answer_shows_the_signal_before_it() -> None:
         await idle(server)
         await signal(server)
         asked = query(server)
-        await asyncio.sleep(0)
+        await elapse(server, 0.001)
         task = await poll(server)
         assert len(task.queries) == 1
         await complete(server, task, query_results=answers(task, '"with the signal"'))
@@ -71,7 +73,7 @@ def test_a_query_during_a_task_comes_after_it() -> None:
         await server.start_workflow()
         task = await poll(server)
         asked = query(server)
-        await asyncio.sleep(1)
+        await elapse(server, 1)
         assert not task.queries
         await complete(server, task)
         direct = await poll(server)
@@ -87,7 +89,7 @@ def test_a_task_that_ends_without_an_answer_leaves_the_query_to_the_next() -> No
         await idle(server)
         await signal(server)
         asked = query(server)
-        await asyncio.sleep(0.1)
+        await elapse(server, 0.1)
         await fail(server, await poll(server))
         retry = await poll(server)
         assert len(retry.queries) == 1
@@ -103,7 +105,7 @@ def test_only_so_many_queries_wait_for_a_task() -> None:
     async def test(server: VirtualServer) -> None:
         await server.start_workflow()
         first = query(server)
-        await asyncio.sleep(0.1)
+        await elapse(server, 0.1)
         with pytest.raises(ApiError) as refused:
             await query(server)
         assert refused.value.code == Code.RESOURCE_EXHAUSTED
@@ -119,7 +121,7 @@ def test_a_run_that_closes_still_answers() -> None:
         await idle(server)
         await signal(server)
         asked = query(server)
-        await asyncio.sleep(0.1)
+        await elapse(server, 0.1)
         await terminate(server)
         task = await poll(server)
         assert task.HasField("query")
@@ -133,7 +135,7 @@ def test_a_run_without_a_completed_task_cannot_answer_once_it_is_closed() -> Non
     async def test(server: VirtualServer) -> None:
         await server.start_workflow()
         asked = query(server, 5)
-        await asyncio.sleep(0.1)
+        await elapse(server, 0.1)
         await terminate(server)
         with pytest.raises(ApiError) as late:
             await asked
@@ -150,7 +152,7 @@ def test_a_sticky_worker_gets_the_query_without_history() -> None:
         await server.start_workflow()
         await complete(server, await poll(server), sticky_attributes=sticky())
         polling = asyncio.ensure_future(poll(server, STICKY))
-        await asyncio.sleep(0.1)
+        await elapse(server, 0.1)
         asked = query(server)
         task = await polling
         assert not task.history.events
@@ -186,7 +188,7 @@ def test_a_worker_that_shuts_down_passes_the_query_on() -> None:
         await complete(server, await poll(server), sticky_attributes=sticky(60))
         await poll(server, STICKY, 3)
         asked = query(server)
-        await asyncio.sleep(0.1)
+        await elapse(server, 0.1)
         await server.call("ShutdownWorker", service.ShutdownWorkerRequest(namespace="default", sticky_task_queue=STICKY.name))
         await answer_query(server, await poll(server), "1")
         await asked
@@ -197,7 +199,7 @@ def test_a_worker_that_shuts_down_passes_the_query_on() -> None:
 def test_the_caller_learns_that_nobody_polls() -> None:
     async def test(server: VirtualServer) -> None:
         await idle(server)
-        await asyncio.sleep(60)
+        await elapse(server, 60)
         with pytest.raises(ApiError) as refused:
             await query(server, 10)
         assert refused.value.message == "no poller seen for task queue recently, worker may be down"
@@ -224,9 +226,9 @@ def test_an_abandoned_query_is_given_to_nobody() -> None:
     async def test(server: VirtualServer) -> None:
         await idle(server)
         asked = query(server)
-        await asyncio.sleep(0.1)
+        await elapse(server, 0.1)
         asked.cancel()
-        await asyncio.sleep(0.1)
+        await elapse(server, 0.1)
         assert not (await poll(server, timeout=5)).task_token
 
     on_virtual_server(test)
@@ -250,10 +252,14 @@ async def test_queries_over_the_wire(client: Client) -> None:
     calls = client.workflow_service
     started = await calls.start_workflow_execution(
         service.StartWorkflowExecutionRequest(
-            namespace="default", workflow_id=EXECUTION.workflow_id, workflow_type={"name": "W"}, task_queue={"name": "queue"}, request_id="1"
-        )  # pyright: ignore
+            namespace="default",
+            workflow_id=EXECUTION.workflow_id,
+            workflow_type=WorkflowType(name="W"),
+            task_queue=QUEUE,
+            request_id="1",
+        )
     )
-    poll_request = service.PollWorkflowTaskQueueRequest(namespace="default", task_queue={"name": "queue"}, identity="worker")  # pyright: ignore
+    poll_request = service.PollWorkflowTaskQueueRequest(namespace="default", task_queue=QUEUE, identity="worker")
     task = await calls.poll_workflow_task_queue(poll_request)
     await calls.respond_workflow_task_completed(
         service.RespondWorkflowTaskCompletedRequest(task_token=task.task_token, commands=[complete_workflow()])

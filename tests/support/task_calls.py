@@ -20,6 +20,7 @@ from temporalio.api.workflowservice import v1 as service
 
 from perdure.core.call import WORKFLOW_SERVICE, Call
 from perdure.core.clock import SECOND, to_duration
+from perdure.engine.upkeep import until
 from tests.support.virtual_server import QUEUE, WORKFLOW_ID, VirtualServer, payloads
 
 STICKY = TaskQueue(name="sticky", kind=TaskQueueKind.TASK_QUEUE_KIND_STICKY, normal_name=QUEUE.name)
@@ -53,6 +54,11 @@ def nameless_timer() -> Command:
 
 def sticky(seconds: float = 5) -> StickyExecutionAttributes:
     return StickyExecutionAttributes(worker_task_queue=STICKY, schedule_to_start_timeout=to_duration(int(seconds * SECOND)))
+
+
+async def elapse(server: VirtualServer, seconds: float) -> None:
+    """Let virtual time pass, and with it everything that is due."""
+    await until(server.clock, server.clock.now() + int(seconds * SECOND))
 
 
 async def poll(server: VirtualServer, queue: TaskQueue = QUEUE, timeout: float = 60, **more: Any) -> Task:
@@ -112,7 +118,10 @@ def answers(task: Task, text: str) -> dict[str, WorkflowQueryResult]:
 async def answer_query(server: VirtualServer, task: Task, text: str) -> None:
     """Answer a query that is a task of its own."""
     request = service.RespondQueryTaskCompletedRequest(
-        namespace="default", task_token=task.task_token, completed_type=QueryResultType.QUERY_RESULT_TYPE_ANSWERED, query_result=payloads(text)
+        namespace="default",
+        task_token=task.task_token,
+        completed_type=QueryResultType.QUERY_RESULT_TYPE_ANSWERED,
+        query_result=payloads(text),
     )
     await server.call("RespondQueryTaskCompleted", request)
 

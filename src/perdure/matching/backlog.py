@@ -1,7 +1,7 @@
 """The tasks that wait in a queue: ordered by priority, then shared out fairly among keys, then by age; bounded in number.
 
-Fairness is stride scheduling: within one priority every task of a key moves the key on by 1/weight, and the key that is furthest behind goes first. So
-a key that brings a thousand tasks at once delays the others by one task at a time.
+Fairness is stride scheduling: within one priority every task of a key moves the key on by 1/weight, and the key that is furthest behind
+goes first. So a key that brings a thousand tasks at once delays the others by one task at a time.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ class QueueKey(NamedTuple):
 class Task:
     """Something to hand to a worker.
 
-    job: what the execution promised; the worker gets it only if the execution still says so. payload: for tasks that no journal knows (queries).
-    added_at: for the backlog's age. priority: 1 (first) and up. fairness_key, fairness_weight: tasks of one priority are shared out among keys.
-    is_sync: a poll was waiting when it came. turned_away: called when the queue is closed with the task in it (a payload's owner looks for another).
+    job: what the execution promised; the worker gets it only if the execution still says so. payload: for tasks that no journal knows
+    (queries). added_at: for the backlog's age. priority: 1 (first) and up. fairness_key, fairness_weight: tasks of one priority are shared
+    out among keys. is_sync: a poll was waiting when it came. turned_away: called when the queue is closed with the task in it (a payload's
+    owner looks for another).
     """
 
     key: RunKey

@@ -20,7 +20,8 @@ SHUT_DOWN_FOR = 70 * SECOND
 class Matching:
     """Finds or makes queues by key, and lets polls wait.
 
-    Queues are made on demand and dropped when nobody has polled them lately and nothing waits in them. backlog_bound: tasks that each queue keeps.
+    Queues are made on demand and dropped when nobody has polled them lately and nothing waits in them. backlog_bound: tasks that each queue
+    made from now on keeps.
     """
 
     def __init__(self, clock: Clock, *, backlog_bound: int = BACKLOG_BOUND) -> None:
@@ -29,7 +30,7 @@ class Matching:
         self.observer: Observer | None = None
         #: Called when a queue that turned tasks away has room again; the owner of the tasks offers them once more.
         self.on_room: Callable[[TaskQueue], None] = lambda queue: None
-        self._backlog_bound = backlog_bound
+        self.backlog_bound = backlog_bound
         self._draining = False
         self._sweep_at = 256
         self._polls: dict[tuple[str, int], int] = {}
@@ -40,7 +41,7 @@ class Matching:
         if queue is None:
             if len(self.queues) >= self._sweep_at:
                 self._sweep()
-            queue = self.queues[key] = TaskQueue(key, self.clock, self._backlog_bound, self._has_room, self.observer)
+            queue = self.queues[key] = TaskQueue(key, self.clock, self.backlog_bound, self._has_room, self.observer)
         return queue
 
     def find(self, key: QueueKey) -> TaskQueue | None:
@@ -49,7 +50,7 @@ class Matching:
 
     def unused(self, key: QueueKey) -> TaskQueue:
         """What there is to tell of a queue that nobody has used."""
-        return TaskQueue(key, self.clock, self._backlog_bound, self._has_room)
+        return TaskQueue(key, self.clock, self.backlog_bound, self._has_room)
 
     def unload(self, key: QueueKey) -> list[Task]:
         """Forget a queue (its worker is gone): waiting polls end empty, and whoever owns the tasks should look for another queue."""
@@ -114,7 +115,10 @@ class Matching:
             queue.forget(poller)
 
     def stop_worker(self, worker_instance_key: str, keys: list[QueueKey]) -> int:
-        """A worker says goodbye: end its waiting polls on these queues with nothing, and any that are still on their way. Returns how many ended."""
+        """A worker says goodbye: end its waiting polls on these queues with nothing, and any that are still on their way.
+
+        Returns how many ended.
+        """
         now = self.clock.now()
         self._shut_down = {worker: at for worker, at in self._shut_down.items() if at > now}
         self._shut_down[worker_instance_key] = now + SHUT_DOWN_FOR

@@ -1,7 +1,7 @@
 """A task queue: tasks meet pollers.
 
-Soft state: it is filled from the executions that own the tasks, and losing it loses nothing. A task that nobody waits for is kept in the backlog. Tasks
-beyond the backlog's bound are only counted: their executions still own them, and the queue says when it has room again.
+Soft state: it is filled from the executions that own the tasks, and losing it loses nothing. A task that nobody waits for is kept in the
+backlog. Tasks beyond the backlog's bound are only counted: their executions still own them, and the queue says when it has room again.
 """
 
 from __future__ import annotations
@@ -43,11 +43,13 @@ class Observer(Protocol):
 class TaskQueue:
     """One queue of one type in one namespace.
 
-    bound: of the tasks kept in memory. on_room(queue): called when tasks were turned away and there is room for half the bound again; the caller offers
-    them once more.
+    bound: of the tasks kept in memory. on_room(queue): called when tasks were turned away and there is room for half the bound again; the
+    caller offers them once more.
     """
 
-    def __init__(self, key: QueueKey, clock: Clock, bound: int, on_room: Callable[[TaskQueue], None], observer: Observer | None = None) -> None:
+    def __init__(
+        self, key: QueueKey, clock: Clock, bound: int, on_room: Callable[[TaskQueue], None], observer: Observer | None = None
+    ) -> None:
         self.key = key
         self.is_sticky = False
         self.pollers = PollerHistory(clock)

@@ -52,9 +52,7 @@ def describe(queue: TaskQueue, request: DescribeTaskQueueRequest, clock: Clock) 
     return response
 
 
-def describe_versions(
-    queues: dict[int, TaskQueue | None], request: DescribeTaskQueueRequest, clock: Clock
-) -> DescribeTaskQueueResponse:
+def describe_versions(queues: dict[int, TaskQueue | None], request: DescribeTaskQueueRequest, clock: Clock) -> DescribeTaskQueueResponse:
     """The answer in the older "enhanced" form: several types of task, by the build id of their workers.
 
     queues: by type of task; None for one that nobody has used.

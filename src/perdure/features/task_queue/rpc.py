@@ -40,9 +40,7 @@ class TaskQueueRpc:
     dispatch(run, job): hands a task to its queue once more.
     """
 
-    def __init__(
-        self, matching: Matching, polling: Polling, limits: Limits, dispatch: Callable[[RunKey, EffectJob], None]
-    ) -> None:
+    def __init__(self, matching: Matching, polling: Polling, limits: Limits, dispatch: Callable[[RunKey, EffectJob], None]) -> None:
         self._matching = matching
         self._polling = polling
         self._limits = limits

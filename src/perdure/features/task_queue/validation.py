@@ -60,9 +60,9 @@ def _check_name(name: str, limit: int, *, partition: bool) -> None:
 
 def check_version(version: Versioned, options: WorkerDeploymentOptions | None, queue: TaskQueue | None, limit: int) -> None:
     """Refuse a worker's version that is only half said. limit: bytes of an id."""
-    if queue is not None and queue.kind == TaskQueueKind.TASK_QUEUE_KIND_STICKY and not queue.normal_name:
-        if version.use_versioning or options is not None:
-            raise invalid_argument("NormalName must be set on sticky queue when UseVersioning is true or DeploymentOptions are set.")
+    is_nameless = queue is not None and queue.kind == TaskQueueKind.TASK_QUEUE_KIND_STICKY and not queue.normal_name
+    if is_nameless and (version.use_versioning or options is not None):
+        raise invalid_argument("NormalName must be set on sticky queue when UseVersioning is true or DeploymentOptions are set.")
     if version.use_versioning and not version.build_id:
         raise invalid_argument("WorkerVersionStamp must be present if UseVersioning is true.")
     if len(version.build_id.encode()) > BUILD_ID_BYTES:

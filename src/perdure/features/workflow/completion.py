@@ -46,7 +46,8 @@ INLINE_REQUEST_ID = "request-from-RespondWorkflowTaskCompleted"
 class CommandRefused(Exception):
     """A command is impossible: the workflow task fails with this cause, and the worker is told.
 
-    cause: shows in the failed event. message: without the cause's name, which is put before it. terminate: the run cannot go on (its data is too big).
+    cause: shows in the failed event. message: without the cause's name, which is put before it. terminate: the run cannot go on (its data
+    is too big).
     """
 
     def __init__(self, cause: WorkflowTaskFailedCause.ValueType, message: str = "", *, terminate: bool = False) -> None:
@@ -94,7 +95,8 @@ class Completion:
     transaction: for commands that begin another run. completed_event_id: of the workflow task that the commands belong to.
     eager_activities: scheduled event ids of activities that the worker wants to run itself at once. started_children: workflow ids
     of the children that these commands start. messages: of the completion, not handled yet. discarded: the task was in memory only and
-    has left no trace; then completed_event_id is 0. started_next: the worker gets the next task with the answer; outgoing: the messages for it.
+    has left no trace; then completed_event_id is 0. started_next: the worker gets the next task with the answer; outgoing: the messages
+    for it.
     """
 
     transaction: Transaction
@@ -196,7 +198,9 @@ def _record_completed(step: WorkflowStep, request: RespondWorkflowTaskCompletedR
     )  # fmt: skip
     if is_versioned or not request.HasField("deployment_options"):
         attributes.versioning_behavior = request.versioning_behavior
-    name, build_id = (options.deployment_name, options.build_id) if is_versioned else (request.deployment.series_name, request.deployment.build_id)
+    name, build_id = (
+        (options.deployment_name, options.build_id) if is_versioned else (request.deployment.series_name, request.deployment.build_id)
+    )
     if name and build_id:
         attributes.deployment_version.deployment_name = name
         attributes.deployment_version.build_id = build_id
@@ -234,7 +238,9 @@ def check_sequence(commands: object) -> None:
     for command in sequence[:-1]:
         if command.command_type in CLOSING:
             names = ", ".join(_command_name(c.command_type) for c in sequence)
-            raise invalid_argument(f"invalid command sequence: [{names}], command {_command_name(command.command_type)} must be the last command.")
+            raise invalid_argument(
+                f"invalid command sequence: [{names}], command {_command_name(command.command_type)} must be the last command."
+            )
 
 
 def _command_name(command_type: int) -> str:

@@ -42,7 +42,10 @@ class WaitingQuery:
 
 @dataclass(slots=True, eq=False)
 class QueryTask:
-    """A query that is a task of its own. id: for its token. answer: None when its time is over, or its queue was closed. taken: by a worker."""
+    """A query that is a task of its own.
+
+    id: for its token. answer: None when its time is over, or its queue was closed. taken: by a worker.
+    """
 
     id: str
     query: WorkflowQuery

@@ -74,7 +74,9 @@ def schedule_task(step: WorkflowStep, *, original_scheduled_at: int = 0) -> None
         step.note(notes.TransientTaskScheduled(state.next_event_id, step.now, timeout))
     else:
         step.event(
-            WorkflowTaskScheduledEventAttributes(task_queue=current_queue(state), start_to_close_timeout=to_duration(timeout), attempt=attempt)
+            WorkflowTaskScheduledEventAttributes(
+                task_queue=current_queue(state), start_to_close_timeout=to_duration(timeout), attempt=attempt
+            )
         )
     if original_scheduled_at:
         step.note(notes.TaskHeartbeat(original_scheduled_at))
@@ -240,9 +242,13 @@ def write_task_events(step: WorkflowStep, identity: str = "") -> None:
 
 
 def task_events(state: WorkflowState, task: WorkflowTask) -> tuple[HistoryEvent, HistoryEvent]:
-    """The scheduled and started events that a transient or speculative task would have; workers are shown them behind the written history."""
+    """The scheduled and started events that a transient or speculative task would have.
+
+    Workers are shown them behind the written history.
+    """
     scheduled = HistoryEvent(
-        event_id=task.scheduled_event_id, event_time=to_timestamp(task.scheduled_at), event_type=EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
+        event_id=task.scheduled_event_id, event_time=to_timestamp(task.scheduled_at),
+        event_type=EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
         workflow_task_scheduled_event_attributes=WorkflowTaskScheduledEventAttributes(
             task_queue=current_queue(state), start_to_close_timeout=to_duration(task.start_to_close_timeout), attempt=task.attempt),
     )  # fmt: skip
@@ -279,8 +285,8 @@ def fail_task(
         return
     step.event(
         WorkflowTaskFailedEventAttributes(
-            scheduled_event_id=task.scheduled_event_id, started_event_id=task.started_event_id, cause=cause, failure=failure, identity=identity,
-            binary_checksum=binary_checksum, base_run_id=base_run_id, new_run_id=new_run_id,
+            scheduled_event_id=task.scheduled_event_id, started_event_id=task.started_event_id, cause=cause, failure=failure,
+            identity=identity, binary_checksum=binary_checksum, base_run_id=base_run_id, new_run_id=new_run_id,
         )
     )  # fmt: skip
 

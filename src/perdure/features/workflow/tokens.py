@@ -20,7 +20,8 @@ from perdure.core.execution import RunKey
 class TaskToken(msgspec.Struct, frozen=True):
     """What a task was handed out for. Fields may be added at the end.
 
-    attempt: of a workflow task; stamp: of an activity attempt (0 in the other kind). clock: when the task started. query_id: of a query task, "" for others.
+    attempt: of a workflow task; stamp: of an activity attempt (0 in the other kind). clock: when the task started. query_id: of a query
+    task, "" for others.
     """
 
     namespace_id: str = ""

@@ -45,9 +45,7 @@ LONGEST = 10 * MINUTE
 """A caller without a deadline waits no longer."""
 
 NO_POLLER_FOR = 20 * SECOND
-BUFFER_FULL = (
-    "consistent query buffer is full, this may be caused by too many queries and workflow not able to process query fast enough"
-)
+BUFFER_FULL = "consistent query buffer is full, this may be caused by too many queries and workflow not able to process query fast enough"
 ANSWER_BEFORE = 1 * SECOND
 """So much before the caller's deadline it is told that nobody polls."""
 
@@ -141,7 +139,10 @@ class QueryRpc:
     async def _dispatch(
         self, execution: WorkflowExecution, query: WorkflowQuery, queue: Queue, until: int, *, sticky: bool
     ) -> WorkflowQueryResult | None:
-        """Wait for a worker's answer; None when there is none in time, or the queue was closed. Raises ApiError when nobody polls the queue."""
+        """Wait for a worker's answer; None when there is none in time, or the queue was closed.
+
+        Raises ApiError when nobody polls the queue.
+        """
         services = self._services
         task = QueryTask(services.engine.ids.uuid(), query, asyncio.get_running_loop().create_future(), sticky)
         priority = execution.state.priority

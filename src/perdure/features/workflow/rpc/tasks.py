@@ -200,9 +200,7 @@ class Handed:
     unwritten: tuple[HistoryEvent, ...]
 
 
-def hand_out(
-    key: RunKey, state: WorkflowState, volatile: WorkflowVolatile, messages: list[Message], *, is_sticky: bool
-) -> Handed:
+def hand_out(key: RunKey, state: WorkflowState, volatile: WorkflowVolatile, messages: list[Message], *, is_sticky: bool) -> Handed:
     """The run's started task, here and now: by the time its start is durable the run may have gone on.
 
     is_sticky: the worker has seen the history up to its last completed task.

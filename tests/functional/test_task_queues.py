@@ -1,0 +1,193 @@
+"""E5, E10: task queues: priorities, fairness, rates, pollers, spilled backlogs, workers that say goodbye."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from temporalio.api.common.v1 import Priority, WorkerVersionCapabilities, WorkflowType
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue, TaskQueueMetadata
+from temporalio.api.workflowservice import v1 as service
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from perdure.core.clock import SECOND
+from perdure.core.errors import ApiError, Code
+from tests.support.activity_calls import schedule
+from tests.support.task_calls import STICKY, complete, complete_workflow, elapse, poll, sticky
+from tests.support.virtual_server import QUEUE, VirtualServer, on_virtual_server
+
+WORKFLOW = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
+ACTIVITY = TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
+
+
+async def start(server: VirtualServer, name: str, **priority: Any) -> None:
+    request = service.StartWorkflowExecutionRequest(
+        namespace="default", workflow_id=name, workflow_type=WorkflowType(name="W"), task_queue=QUEUE, request_id=name,
+        priority=Priority(**priority),
+    )  # fmt: skip
+    await server.call("StartWorkflowExecution", request)
+
+
+async def describe(server: VirtualServer, task_type: TaskQueueType.ValueType = WORKFLOW) -> service.DescribeTaskQueueResponse:
+    request = service.DescribeTaskQueueRequest(namespace="default", task_queue=QUEUE, task_queue_type=task_type, report_stats=True)
+    return await server.call("DescribeTaskQueue", request)
+
+
+def test_urgent_workflows_go_first_and_tenants_share() -> None:
+    async def test(server: VirtualServer) -> None:
+        for number in range(4):
+            await start(server, f"big-{number}", fairness_key="big")
+        await start(server, "small-0", fairness_key="small")
+        await start(server, "urgent", priority_key=1)
+        await start(server, "heavy-0", fairness_key="heavy", fairness_weight=10)
+        await start(server, "heavy-1", fairness_key="heavy", fairness_weight=10)
+        order = [(await poll(server)).workflow_execution.workflow_id for _ in range(8)]
+        assert order == ["urgent", "heavy-0", "heavy-1", "big-0", "small-0", "big-1", "big-2", "big-3"]
+
+    on_virtual_server(test)
+
+
+def test_statistics_by_priority() -> None:
+    async def test(server: VirtualServer) -> None:
+        await start(server, "a")
+        await elapse(server, 10)
+        await start(server, "b", priority_key=1)
+        await start(server, "c", priority_key=1)
+        found = await describe(server)
+        assert {key: stats.approximate_backlog_count for key, stats in found.stats_by_priority_key.items()} == {1: 2, 3: 1}
+        assert found.stats.approximate_backlog_count == 3
+        assert found.stats.approximate_backlog_age.seconds == 10
+        assert found.stats.tasks_add_rate == pytest.approx(3 / 30)
+        await poll(server)
+        assert (await describe(server)).stats.tasks_dispatch_rate == pytest.approx(1 / 30)
+
+    on_virtual_server(test)
+
+
+def test_a_worker_limits_the_rate_of_its_queue() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await complete(server, await poll(server), *[schedule(str(number)) for number in range(8)])
+        metadata = TaskQueueMetadata()
+        metadata.max_tasks_per_second.value = 2
+        request = service.PollActivityTaskQueueRequest(namespace="default", task_queue=QUEUE, task_queue_metadata=metadata)
+        begun = server.clock.now()
+        for _ in range(8):
+            assert (await server.call("PollActivityTaskQueue", request, 30)).task_token
+        assert 2.9 * SECOND < server.clock.now() - begun < 3.1 * SECOND
+        assert (await describe(server, ACTIVITY)).effective_rate_limit.requests_per_second == 2
+
+    on_virtual_server(test)
+
+
+def test_a_backlog_beyond_its_bound_is_lost_neither_in_memory_nor_by_a_restart() -> None:
+    async def test(server: VirtualServer) -> None:
+        def bound() -> None:
+            server.core.matching.backlog_bound = 5
+
+        bound()
+        names = {f"w{number}" for number in range(40)}
+        for name in sorted(names):
+            await start(server, name)
+        assert (await describe(server)).stats.approximate_backlog_count == 40
+        seen: set[str] = set()
+
+        async def work(count: int) -> None:
+            for _ in range(count):
+                task = await poll(server)
+                assert task.task_token, f"nothing to do with {len(names - seen)} workflows left"
+                seen.add(task.workflow_execution.workflow_id)
+                await complete(server, task, complete_workflow())
+
+        await work(15)
+        await server.restart()
+        bound()
+        await work(25)
+        assert seen == names
+        assert (await describe(server)).stats.approximate_backlog_count == 0
+
+    on_virtual_server(test)
+
+
+def test_polls_of_one_type_are_limited_per_namespace() -> None:
+    async def test(server: VirtualServer) -> None:
+        polls = [asyncio.ensure_future(poll(server)) for _ in range(3)]
+        await elapse(server, 0.1)
+        with pytest.raises(ApiError) as refused:
+            await poll(server)
+        assert refused.value.code == Code.RESOURCE_EXHAUSTED
+        assert refused.value.message == "namespace concurrent poller limit exceeded"
+        assert not (await server.activity_task(3)).task_token
+        await asyncio.gather(*polls)
+        await poll(server, timeout=3)
+
+    on_virtual_server(test, dynamic_config={"frontend.namespaceCount": 3})
+
+
+def test_a_worker_that_says_goodbye_is_not_waited_for() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await complete(server, await poll(server), sticky_attributes=sticky(60))
+        waiting = [asyncio.ensure_future(poll(server, queue, worker_instance_key="k")) for queue in (QUEUE, STICKY)]
+        other = asyncio.ensure_future(poll(server, worker_instance_key="other"))
+        await elapse(server, 0.1)
+        begun = server.clock.now()
+        request = service.ShutdownWorkerRequest(
+            namespace="default", worker_instance_key="k", task_queue=QUEUE.name, task_queue_types=[WORKFLOW], sticky_task_queue=STICKY.name
+        )
+        await server.call("ShutdownWorker", request)
+        assert [task.task_token for task in await asyncio.gather(*waiting)] == [b"", b""]
+        # One that was on its way is answered too, and the other worker goes on.
+        assert not (await poll(server, worker_instance_key="k")).task_token
+        assert server.clock.now() == begun
+        assert not other.done()
+        await start(server, "next")
+        assert (await other).task_token
+
+    on_virtual_server(test)
+
+
+def test_hints_for_the_number_of_polls() -> None:
+    async def test(server: VirtualServer) -> None:
+        for name in ("a", "b", "c"):
+            await start(server, name)
+        await elapse(server, 1)
+        assert (await poll(server)).poller_scaling_decision.poll_request_delta_suggestion == 1
+        await poll(server)
+        await poll(server)
+        late = asyncio.ensure_future(poll(server))
+        await elapse(server, 5)
+        await start(server, "d")
+        assert (await late).poller_scaling_decision.poll_request_delta_suggestion == -1
+
+    on_virtual_server(test)
+
+
+async def test_queues_over_the_wire(client: Client) -> None:
+    """Describing, in both forms, and what is refused, by the official SDK's raw client."""
+    calls = client.workflow_service
+    capabilities = WorkerVersionCapabilities(build_id="b1")
+    poll_request = service.PollWorkflowTaskQueueRequest(
+        namespace="default", task_queue=TaskQueue(name="q"), identity="me", worker_version_capabilities=capabilities
+    )
+    assert not (await calls.poll_workflow_task_queue(poll_request, timeout=timedelta(seconds=2.5))).task_token
+    request = service.DescribeTaskQueueRequest(namespace="default", task_queue=TaskQueue(name="q"), report_stats=True)
+    found = await calls.describe_task_queue(request)
+    assert [(poller.identity, poller.worker_version_capabilities) for poller in found.pollers] == [("me", capabilities)]
+    assert list(found.stats_by_priority_key) == [3]
+    assert found.versioning_info.current_version == "__unversioned__"
+    request.api_mode = 1  # pyright: ignore[reportAttributeAccessIssue]
+    enhanced = await calls.describe_task_queue(request)
+    assert set(enhanced.versions_info[""].types_info) == {1, 2}
+    partitions = await calls.list_task_queue_partitions(
+        service.ListTaskQueuePartitionsRequest(namespace="default", task_queue=TaskQueue(name="q"))
+    )
+    assert [partition.key for partition in partitions.workflow_task_queue_partitions] == ["q"]
+    for bad, message in {"": "missing task queue name", "/_sys/q": "reserved prefix", "x" * 1001: "exceeds limit"}.items():
+        poll_request.task_queue.name = bad
+        with pytest.raises(RPCError, match=message):
+            await calls.poll_workflow_task_queue(poll_request, timeout=timedelta(seconds=5))

@@ -1,0 +1,354 @@
+"""E3: workflow tasks: sticky queues, retries, heartbeats, completions in pages, limits, and workers that vanish."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
+from temporalio.api.workflowservice import v1 as service
+
+from perdure.core.clock import MINUTE, SECOND
+from perdure.core.errors import ApiError, Code
+from perdure.features.workflow.state import TaskStatus
+from tests.support.activity_calls import schedule
+from tests.support.task_calls import (
+    STICKY,
+    Task,
+    complete,
+    complete_workflow,
+    elapse,
+    fail,
+    marker,
+    nameless_timer,
+    poll,
+    poll_and_leave,
+    signal,
+    sticky,
+    types,
+)
+from tests.support.virtual_server import QUEUE, VirtualServer, on_virtual_server
+
+Cause = WorkflowTaskFailedCause
+STARTED = ["WORKFLOW_EXECUTION_STARTED", "WORKFLOW_TASK_SCHEDULED", "WORKFLOW_TASK_STARTED"]
+
+
+def test_a_worker_that_says_nothing_loses_its_task() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        lost = await poll(server)
+        second = await poll(server)
+        assert (lost.attempt, second.attempt) == (1, 2)
+        with pytest.raises(ApiError, match="Workflow task not found"):
+            await complete(server, lost, complete_workflow())
+        await complete(server, second, complete_workflow())
+        assert (await types(server))[3] == "WORKFLOW_TASK_TIMED_OUT"
+
+    on_virtual_server(test)
+
+
+def test_a_refused_command_is_recorded_once_and_then_waits_for_the_timeout() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        with pytest.raises(ApiError, match="TimerId is not set"):
+            await complete(server, await poll(server), nameless_timer())
+        second = await poll(server)
+        begun = server.clock.now()
+        with pytest.raises(ApiError, match="TimerId is not set"):
+            await complete(server, second, nameless_timer())
+        third = await poll(server)
+        assert server.clock.now() - begun >= 10 * SECOND
+        assert third.attempt == 3
+        await complete(server, third, complete_workflow())
+        assert (await types(server)).count("WORKFLOW_TASK_FAILED") == 1
+
+    on_virtual_server(test)
+
+
+def test_a_sticky_worker_gets_the_new_events_only() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await complete(server, await poll(server), sticky_attributes=sticky())
+        polling = asyncio.ensure_future(poll(server, STICKY))
+        await elapse(server, 0.1)
+        await signal(server)
+        task = await polling
+        assert [event.event_id for event in task.history.events] == [4, 5, 6, 7]
+        assert task.previous_started_event_id == 3
+
+    on_virtual_server(test)
+
+
+def test_a_sticky_worker_that_is_gone_is_passed_over_and_forgotten() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await complete(server, await poll(server), sticky_attributes=sticky(60))
+        await poll(server, STICKY, 3)
+        await elapse(server, 11)
+        await signal(server)
+        begun = server.clock.now()
+        task = await poll(server)
+        assert server.clock.now() == begun
+        assert task.history.events[0].event_id == 1
+        assert not (await server.state()).sticky_queue
+
+    on_virtual_server(test)
+
+
+def test_a_sticky_task_that_nobody_takes_times_out() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await complete(server, await poll(server), sticky_attributes=sticky(2))
+        await poll(server, STICKY, 3)
+        await signal(server)
+        task = await poll(server)
+        assert task.attempt == 1
+        assert (await types(server))[4:8] == [
+            "WORKFLOW_EXECUTION_SIGNALED",
+            "WORKFLOW_TASK_SCHEDULED",
+            "WORKFLOW_TASK_TIMED_OUT",
+            "WORKFLOW_TASK_SCHEDULED",
+        ]
+
+    on_virtual_server(test)
+
+
+def test_heartbeats_end_after_half_an_hour_without_progress() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        task = await poll(server)
+        begun = server.clock.now()
+        while server.clock.now() - begun <= 30 * MINUTE - 5 * SECOND:
+            await elapse(server, 5)
+            answer = await complete(server, task, force_create_new_workflow_task=True, return_new_workflow_task=True)
+            task = answer.workflow_task
+        await elapse(server, 5)
+        with pytest.raises(ApiError) as ended:
+            await complete(server, task, force_create_new_workflow_task=True, return_new_workflow_task=True)
+        assert (ended.value.code, ended.value.message) == (Code.NOT_FOUND, "workflow task heartbeat timeout")
+        await complete(server, await poll(server), complete_workflow())
+
+    on_virtual_server(test)
+
+
+def test_a_heartbeat_with_commands_is_progress() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        task = await poll(server)
+        for _ in range(40):
+            await elapse(server, 9)
+            answer = await complete(server, task, marker(), force_create_new_workflow_task=True, return_new_workflow_task=True)
+            task = answer.workflow_task
+        state = await server.state()
+        assert state.task.original_scheduled_at == state.task.scheduled_at
+
+    on_virtual_server(test)
+
+
+def test_pages_are_one_completion() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        task = await poll(server)
+        await complete(server, task, marker("two"), page_number=1, intermediate_page=True)
+        await complete(server, task, marker("one"), page_number=0, intermediate_page=True)
+        await complete(server, task, complete_workflow(), page_number=2)
+        events = await server.history()
+        names = [e.marker_recorded_event_attributes.marker_name for e in events if e.event_type == EventType.EVENT_TYPE_MARKER_RECORDED]
+        assert names == ["one", "two"]
+
+    on_virtual_server(test)
+
+
+def test_lost_pages_are_asked_for_again() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        task = await poll(server)
+        await complete(server, task, marker("one"), page_number=0, intermediate_page=True)
+        await server.restart()
+        with pytest.raises(ApiError) as lost:
+            await complete(server, task, complete_workflow(), page_number=1)
+        assert lost.value.code == Code.ABORTED
+        await complete(server, task, marker("one"), page_number=0, intermediate_page=True)
+        await complete(server, task, complete_workflow(), page_number=1)
+        assert (await types(server))[-2:] == ["MARKER_RECORDED", "WORKFLOW_EXECUTION_COMPLETED"]
+
+    on_virtual_server(test)
+
+
+def test_too_much_in_pages_ends_the_run() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        task = await poll(server)
+        await complete(server, task, marker("x" * 60), page_number=0, intermediate_page=True)
+        with pytest.raises(ApiError, match="completion buffer size exceeds"):
+            await complete(server, task, marker("x" * 60), page_number=1, intermediate_page=True)
+        assert (await types(server))[-2:] == ["WORKFLOW_TASK_FAILED", "WORKFLOW_EXECUTION_TERMINATED"]
+
+    on_virtual_server(test, dynamic_config={"history.workflowTaskCompletionBufferSizeLimit": 100})
+
+
+def test_events_that_pile_up_behind_a_task_end_it() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await poll(server)
+        for _ in range(6):
+            await signal(server)
+        events = await server.history()
+        failed = events[3].workflow_task_failed_event_attributes
+        assert failed.cause == Cause.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND
+        assert failed.identity == "history-service"
+        assert (await types(server))[4:] == ["WORKFLOW_EXECUTION_SIGNALED"] * 6 + ["WORKFLOW_TASK_SCHEDULED"]
+
+    on_virtual_server(test, dynamic_config={"history.maximumBufferedEventsBatch": 5})
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        ({"limit.historyCount.error": 20}, "Workflow history count exceeds limit."),
+        ({"limit.historySize.error": 2000}, "Workflow history size exceeds limit."),
+    ],
+)
+def test_a_history_over_its_limit_ends_the_run(limit: dict[str, int], reason: str) -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        state = await server.state()
+        while state.is_open:
+            await signal(server)
+            state = await server.state()
+        last = (await server.history())[-1].workflow_execution_terminated_event_attributes
+        assert (last.reason, last.identity) == (reason, "history-service")
+        assert state.next_event_id < 100
+
+    on_virtual_server(test, dynamic_config=limit)
+
+
+def test_a_long_history_is_asked_to_continue_as_new() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        first = await poll(server)
+        assert not first.history.events[-1].workflow_task_started_event_attributes.suggest_continue_as_new
+        await complete(server, first, *[marker()] * 10)
+        await signal(server)
+        started = (await poll(server)).history.events[-1].workflow_task_started_event_attributes
+        assert started.suggest_continue_as_new
+        assert list(started.suggest_continue_as_new_reasons) == [2]
+
+    on_virtual_server(test, dynamic_config={"limit.historyCount.suggestContinueAsNew": 10})
+
+
+def test_a_message_too_large_for_the_worker_ends_the_run() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await fail(server, await poll(server), Cause.WORKFLOW_TASK_FAILED_CAUSE_GRPC_MESSAGE_TOO_LARGE)
+        last = (await server.history())[-1].workflow_execution_terminated_event_attributes
+        assert last.reason == "GrpcMessageTooLarge"
+
+    on_virtual_server(test)
+
+
+def test_a_cancelled_activity_schedules_one_task_behind_all_commands() -> None:
+    async def test(server: VirtualServer) -> None:
+        from tests.support.activity_calls import request_cancel
+
+        await server.start_workflow()
+        await complete(server, await poll(server), schedule())
+        await signal(server)
+        await complete(server, await poll(server), request_cancel(5), marker(), marker())
+        assert (await types(server))[-5:] == [
+            "ACTIVITY_TASK_CANCEL_REQUESTED",
+            "MARKER_RECORDED",
+            "MARKER_RECORDED",
+            "ACTIVITY_TASK_CANCELED",
+            "WORKFLOW_TASK_SCHEDULED",
+        ]
+
+    on_virtual_server(test)
+
+
+def test_nothing_follows_the_close() -> None:
+    async def test(server: VirtualServer) -> None:
+        from tests.support.activity_calls import request_cancel
+
+        await server.start_workflow()
+        await complete(server, await poll(server), schedule())
+        await signal(server)
+        await complete(server, await poll(server), request_cancel(5), complete_workflow())
+        assert (await types(server))[-2:] == ["ACTIVITY_TASK_CANCELED", "WORKFLOW_EXECUTION_COMPLETED"]
+
+    on_virtual_server(test)
+
+
+def test_a_client_that_is_gone_takes_no_task() -> None:
+    async def test(server: VirtualServer) -> None:
+        request = service.PollWorkflowTaskQueueRequest(namespace="default", task_queue=QUEUE, identity="gone")
+        gone = asyncio.ensure_future(poll_and_leave(server, "PollWorkflowTaskQueue", request, lambda: False))
+        await elapse(server, 0.1)
+        await server.start_workflow()
+        task = await poll(server)
+        assert task.attempt == 1
+        assert task.history.events[-1].workflow_task_started_event_attributes.identity == "worker"
+        gone.cancel()
+
+    on_virtual_server(test)
+
+
+async def leave_at_once(server: VirtualServer, method: str, request: object) -> None:
+    """Take a task on a connection that breaks while the answer is being made."""
+    asked = 0
+
+    def is_connected() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked <= 1
+
+    poll_task = asyncio.ensure_future(poll_and_leave(server, method, request, is_connected))
+    answer = await poll_task
+    assert not answer.task_token
+
+
+def test_a_task_comes_back_when_its_client_leaves_before_the_answer() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await leave_at_once(
+            server, "PollWorkflowTaskQueue", service.PollWorkflowTaskQueueRequest(namespace="default", task_queue=QUEUE, identity="gone")
+        )
+        begun = server.clock.now()
+        task = await poll(server)
+        assert server.clock.now() - begun < SECOND
+        await complete(server, task, complete_workflow())
+
+    on_virtual_server(test)
+
+
+def test_an_attempt_comes_back_uncounted_when_its_client_leaves_before_the_answer() -> None:
+    async def test(server: VirtualServer) -> None:
+        from temporalio.api.common.v1 import RetryPolicy
+
+        await server.start_workflow()
+        await complete(server, await poll(server), schedule(retry_policy=RetryPolicy(maximum_attempts=1)))
+        await leave_at_once(
+            server, "PollActivityTaskQueue", service.PollActivityTaskQueueRequest(namespace="default", task_queue=QUEUE, identity="gone")
+        )
+        begun = server.clock.now()
+        task = await server.activity_task()
+        assert server.clock.now() - begun < SECOND
+        assert task.attempt == 1
+
+    on_virtual_server(test)
+
+
+def test_a_poll_that_is_cancelled_while_it_gets_a_task_gives_it_back() -> None:
+    async def test(server: VirtualServer) -> None:
+        polls: list[asyncio.Task[Task]] = [asyncio.ensure_future(poll(server)) for _ in range(5)]
+        await elapse(server, 0.1)
+        await server.start_workflow()
+        for one in polls:
+            one.cancel()
+        begun = server.clock.now()
+        task = await poll(server)
+        assert server.clock.now() - begun < SECOND
+        assert (await server.state()).task.status in (TaskStatus.STARTED, TaskStatus.TRANSIENT_STARTED)
+        await complete(server, task, complete_workflow())
+
+    on_virtual_server(test)
