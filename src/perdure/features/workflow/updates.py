@@ -95,8 +95,7 @@ def admit(step: WorkflowStep, request: Request) -> PendingUpdate | None:
         attach_callbacks(step, request, pending)
         return pending
     _check_limits(step, request)
-    if request.completion_callbacks and not request.request_id:
-        raise invalid_argument("invalid *update.Request: request_id is required when completion_callbacks are set")
+    _check_callbacks(step, request, None)
     pending = PendingUpdate(update_id, request)
     _add(step, pending)
     schedule_speculative_task(step)
@@ -154,12 +153,27 @@ def attach_callbacks(step: WorkflowStep, request: Request, pending: PendingUpdat
     update_id = request.meta.update_id
     if not callbacks or update_id in step.state.completed_updates:
         return
-    if not request.request_id:
-        raise invalid_argument("invalid *update.Request: request_id is required when completion_callbacks are set")
+    _check_callbacks(step, request, pending)
     if pending is None:
         _record_callbacks(step, update_id, request.request_id, callbacks)
-    elif pending.status == PendingStatus.SENT:
+    else:
         pending.callbacks.setdefault(request.request_id, callbacks)
+
+
+def _check_callbacks(step: WorkflowStep, request: Request, pending: PendingUpdate | None) -> None:
+    """Refuse more callbacks than an update can have, and such as could not be told apart from others."""
+    more = len(request.completion_callbacks)
+    if not more:
+        return
+    if not request.request_id:
+        raise invalid_argument("invalid *update.Request: request_id is required when completion_callbacks are set")
+    update_id = request.meta.update_id
+    attached = sum(callback.update_id == update_id for callback in step.state.update_callbacks)
+    if pending is not None and pending.request is not None:
+        attached += len(pending.request.completion_callbacks) + sum(map(len, pending.callbacks.values()))
+    limit = step.limits.callbacks_per_update
+    if attached + more > limit:
+        raise failed_precondition(f'cannot attach more than {limit} callbacks to update "{update_id}" ({attached} callbacks already attached)')
 
 
 def _record_callbacks(step: WorkflowStep, update_id: str, request_id: str, callbacks: list[Callback]) -> None:

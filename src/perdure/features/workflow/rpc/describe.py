@@ -189,3 +189,12 @@ def _callbacks(state: WorkflowState) -> Iterator[CallbackInfo]:
             registration_time=to_timestamp(callback.registered_at),
             state=CallbackState.CALLBACK_STATE_STANDBY,
         )
+    for callback in state.update_callbacks:
+        completed = CallbackInfo.UpdateWorkflowExecutionCompleted(update_id=callback.update_id)
+        yield CallbackInfo(
+            callback=callback.callback,
+            trigger=CallbackInfo.Trigger(update_workflow_execution_completed=completed),
+            registration_time=to_timestamp(callback.registered_at),
+            state=CallbackState.CALLBACK_STATE_STANDBY,
+            request_id=callback.request_id,
+        )

@@ -13,9 +13,9 @@ from temporalio.api.workflowservice.v1 import UpdateWorkflowExecutionRequest, Up
 
 from perdure.core.errors import not_found
 from perdure.core.execution import RunKey
+from perdure.features.workflow.links import request_link
 from perdure.features.workflow.rpc.waiting import Patience
 from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
-from perdure.features.workflow.state import Status
 from perdure.features.workflow.update_registry import PendingStatus, PendingUpdate
 from perdure.features.workflow.updates import WORKFLOW_COMPLETED_FIRST
 
@@ -23,6 +23,8 @@ Stage = UpdateWorkflowExecutionLifecycleStage
 ADMITTED = Stage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ADMITTED
 ACCEPTED = Stage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ACCEPTED
 COMPLETED = Stage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_COMPLETED
+
+UPDATE_ACCEPTED = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED
 
 ABORTED = "workflow update was aborted by closing workflow"
 
@@ -70,7 +72,7 @@ class UpdateStages:
         update = state.updates.get(update_id)
         if update is not None and update.accepted_event_id:
             return Reached(ACCEPTED) if state.is_open else Reached(COMPLETED, Outcome(failure=WORKFLOW_COMPLETED_FIRST))
-        if not state.is_open and state.status != Status.CONTINUED_AS_NEW:
+        if not state.is_open and not state.new_run_id:
             raise not_found(ABORTED)
         if not state.is_open or (update is None and update_id not in execution.volatile.updates):
             raise UpdateLost
@@ -94,16 +96,10 @@ def update_response(request: UpdateWorkflowExecutionRequest, run_id: str, reache
         return response
     if reached.outcome is not None and reached.outcome.HasField("failure"):
         # The official server takes every failed update for a rejected one, which has no event.
-        response.link.workflow.CopyFrom(
-            Link.Workflow(namespace=request.namespace, workflow_id=workflow_id, run_id=run_id, reason="Update rejected")
-        )
+        rejected = Link.Workflow(namespace=request.namespace, workflow_id=workflow_id, run_id=run_id, reason="Update rejected")
+        response.link.workflow.CopyFrom(rejected)
     else:
-        reference = Link.WorkflowEvent.RequestIdReference(
-            request_id=request.request.request_id, event_type=EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED
-        )
-        response.link.workflow_event.CopyFrom(
-            Link.WorkflowEvent(namespace=request.namespace, workflow_id=workflow_id, run_id=run_id, request_id_ref=reference)
-        )
+        response.link.CopyFrom(request_link(request.namespace, workflow_id, run_id, request.request.request_id, UPDATE_ACCEPTED))
     return response
 
 

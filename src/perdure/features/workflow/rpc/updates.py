@@ -16,6 +16,8 @@ from perdure.core.execution import RunKey
 from perdure.core.ids import IdSource
 from perdure.core.limits import Limits
 from perdure.engine.transaction import Transaction
+from perdure.features.workflow.callbacks import check_callbacks
+from perdure.features.workflow.links import check_links, without_callback_links
 from perdure.features.workflow.rpc.update_stages import ADMITTED, COMPLETED, UpdateLost, UpdateStages, update_ref, update_response
 from perdure.features.workflow.rpc.waiting import Patience
 from perdure.features.workflow.services import WorkflowServices
@@ -100,3 +102,8 @@ def prepare_update(request: UpdateWorkflowExecutionRequest, limits: Limits, ids:
     if stage == ADMITTED:
         raise permission_denied("UpdateWorkflowExecution issued asynchronously and waiting on update admitted is not supported.")
     request.wait_policy.CopyFrom(WaitPolicy(lifecycle_stage=stage))
+    check_callbacks(update.completion_callbacks, limits)
+    links = without_callback_links(update.links, update.completion_callbacks)
+    check_links(links, update.completion_callbacks, limits)
+    del update.links[:]
+    update.links.extend(links)
