@@ -105,7 +105,8 @@ class Inspector:
             if job in execution.scheduled or (isinstance(job, EffectJob) and (before is None or job in before)):
                 continue
             part = job.part(execution.state)
-            if not any(earlier.at <= job.at and earlier.part(execution.state) is part for earlier in execution.scheduled):
+            state, volatile = execution.state, execution.volatile
+            if not any(earlier.at <= job.at and earlier.part_in(state, volatile) is part for earlier in execution.scheduled):
                 self._fail(execution, f"{job} is implied by the state but not scheduled: an applier did not touch its part")
 
     def _look_at_header(self, execution: AnyExecution, jobs: set[Job]) -> None:
