@@ -134,7 +134,8 @@ def _exhausted(error: ApiError) -> tuple[str, str]:
     from temporalio.api.errordetails.v1 import ResourceExhaustedFailure
 
     detail = error.detail
-    assert isinstance(detail, ResourceExhaustedFailure)
+    if not isinstance(detail, ResourceExhaustedFailure):  # several operations in one call: each has its own
+        return "Unspecified", "Unspecified"
     cause = ResourceExhaustedCause.Name(detail.cause).removeprefix("RESOURCE_EXHAUSTED_CAUSE_")
     scope = ResourceExhaustedScope.Name(detail.scope).removeprefix("RESOURCE_EXHAUSTED_SCOPE_")
     return "".join(word.capitalize() for word in cause.split("_")), scope.capitalize()

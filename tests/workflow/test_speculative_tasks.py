@@ -1,0 +1,275 @@
+"""E3: workflow tasks that are in memory only, row by row of what ``speculative.py`` says about them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from temporalio.api.command.v1 import Command, RecordMarkerCommandAttributes, ScheduleActivityTaskCommandAttributes
+from temporalio.api.common.v1 import ActivityType, WorkflowExecution
+from temporalio.api.enums.v1 import CommandType, TimeoutType
+from temporalio.api.workflowservice.v1 import (
+    RespondActivityTaskCompletedRequest,
+    RespondWorkflowTaskCompletedRequest,
+    RespondWorkflowTaskFailedRequest,
+    SignalWorkflowExecutionRequest,
+    TerminateWorkflowExecutionRequest,
+)
+
+from perdure.core.errors import ApiError, Code
+from tests.support.update_calls import accept, complete, event_types, idle, next_task, reject, respond, update
+from tests.support.virtual_server import QUEUE, WORKFLOW_ID, VirtualServer, on_virtual_server
+
+EXECUTION = WorkflowExecution(workflow_id=WORKFLOW_ID)
+SCHEDULED, STARTED, DONE = "WORKFLOW_TASK_SCHEDULED", "WORKFLOW_TASK_STARTED", "WORKFLOW_TASK_COMPLETED"
+SIGNALED = "WORKFLOW_EXECUTION_SIGNALED"
+MARKER = Command(
+    command_type=CommandType.COMMAND_TYPE_RECORD_MARKER, record_marker_command_attributes=RecordMarkerCommandAttributes(marker_name="m")
+)
+
+
+async def signal(server: VirtualServer) -> None:
+    await server.call(
+        "SignalWorkflowExecution", SignalWorkflowExecutionRequest(namespace="default", workflow_execution=EXECUTION, signal_name="s")
+    )
+
+
+async def settled() -> None:
+    """Let what is under way arrive."""
+    await asyncio.sleep(0.1)
+
+
+def test_a_signal_before_the_start_makes_it_a_normal_task() -> None:
+    async def test(server: VirtualServer) -> None:
+        await idle(server)
+        call = update(server, "u")
+        await settled()
+        await signal(server)
+        assert await event_types(server) == [SCHEDULED, SIGNALED]
+        task = await next_task(server)
+        assert task.attempt == 1
+        await complete(server, task, messages=[reject(task.messages[0])])
+        assert await event_types(server) == [SCHEDULED, SIGNALED, STARTED, DONE]
+        await call
+
+    on_virtual_server(test)
+
+
+def test_a_signal_after_the_start_makes_it_a_normal_task_and_waits_for_its_end() -> None:
+    async def test(server: VirtualServer) -> None:
+        await idle(server)
+        call = update(server, "u")
+        task = await next_task(server)
+        await signal(server)
+        assert await event_types(server) == [SCHEDULED, STARTED]
+        await complete(server, task, messages=[reject(task.messages[0])])
+        assert await event_types(server) == [SCHEDULED, STARTED, DONE, SIGNALED, SCHEDULED]
+        await call
+
+    on_virtual_server(test)
+
+
+def test_a_normal_task_survives_a_restart_of_the_server_while_it_runs() -> None:
+    """It was made normal by a signal: from then on it is promised."""
+
+    async def test(server: VirtualServer) -> None:
+        await idle(server)
+        call = update(server, "u")
+        task = await next_task(server)
+        await signal(server)
+        await server.restart()
+        await complete(server, task, accept(task.messages[0]), respond(task.messages[0]))
+        assert (await event_types(server))[:3] == [SCHEDULED, STARTED, DONE]
+        call.cancel()
+
+    on_virtual_server(test)
+
+
+def test_a_restart_loses_it_without_harm() -> None:
+    async def test(server: VirtualServer) -> None:
+        await idle(server)
+        update(server, "u").cancel()
+        call = update(server, "u")
+        task = await next_task(server)
+        await server.restart()
+        call.cancel()
+        with pytest.raises(ApiError) as raised:
+            await complete(server, task, messages=[reject(task.messages[0])])
+        assert (raised.value.code, raised.value.message) == (Code.NOT_FOUND, "Workflow task not found.")
+        assert await event_types(server) == []
+        call = update(server, "u")
+        task = await next_task(server)
+        await complete(server, task, accept(task.messages[0]), respond(task.messages[0]))
+        await call
+
+    on_virtual_server(test)
+
+
+def test_a_late_answer_to_a_discarded_task_is_not_taken_for_the_next_one() -> None:
+    """Both have the same event ids."""
+
+    async def test(server: VirtualServer) -> None:
+        await idle(server)
+        first, second = update(server, "u"), None
+        task = await next_task(server)
+        await complete(server, task, messages=[reject(task.messages[0])])
+        await first
+        second = update(server, "v")
+        next_one = await next_task(server)
+        assert next_one.started_event_id == task.started_event_id
+        with pytest.raises(ApiError):
+            await complete(server, task, messages=[reject(task.messages[0])])
+        await complete(server, next_one, messages=[reject(next_one.messages[0])])
+        assert (await second).outcome.failure.message == "no"
+
+    on_virtual_server(test)
+
+
+def test_an_answer_that_is_too_late_counts_as_a_timeout() -> None:
+    async def test(server: VirtualServer) -> None:
+        await idle(server)
+        call = update(server, "u")
+        await next_task(server)
+        await asyncio.sleep(10.5)
+        assert await event_types(server) == [SCHEDULED, STARTED, "WORKFLOW_TASK_TIMED_OUT", SCHEDULED]
+        task = await next_task(server)
+        assert task.attempt == 2
+        await complete(server, task, accept(task.messages[0]), respond(task.messages[0]))
+        await call
+
+    on_virtual_server(test)
+
+
+def test_without_a_worker_it_becomes_a_normal_task() -> None:
+    async def test(server: VirtualServer) -> None:
+        await idle(server)
+        call = update(server, "u")
+        await asyncio.sleep(4.9)
+        assert await event_types(server) == [SCHEDULED]  # shown, but not written
+        await asyncio.sleep(0.2)
+        events = (await server.history())[4:]
+        timed_out = events[1].workflow_task_timed_out_event_attributes
+        assert await event_types(server) == [SCHEDULED, "WORKFLOW_TASK_TIMED_OUT", SCHEDULED]
+        assert timed_out.timeout_type == TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START
+        await server.restart()
+        call.cancel()
+        assert (await next_task(server)).started_event_id == 8
+
+    on_virtual_server(test)
+
+
+def test_a_failure_is_written() -> None:
+    async def test(server: VirtualServer) -> None:
+        await idle(server)
+        call = update(server, "u")
+        task = await next_task(server)
+        await server.call("RespondWorkflowTaskFailed", RespondWorkflowTaskFailedRequest(namespace="default", task_token=task.task_token))
+        assert (await event_types(server))[:3] == [SCHEDULED, STARTED, "WORKFLOW_TASK_FAILED"]
+        task = await next_task(server)
+        assert task.attempt == 2
+        assert task.messages
+        await complete(server, task, messages=[reject(task.messages[0])])
+        await call
+
+    on_virtual_server(test)
+
+
+def test_a_command_beside_the_rejection_is_written() -> None:
+    async def test(server: VirtualServer) -> None:
+        await idle(server)
+        call = update(server, "u")
+        task = await next_task(server)
+        response = await complete(server, task, commands=[MARKER], messages=[reject(task.messages[0])])
+        assert response.reset_history_event_id == 0
+        assert await event_types(server) == [SCHEDULED, STARTED, DONE, "MARKER_RECORDED"]
+        await call
+
+    on_virtual_server(test)
+
+
+@pytest.mark.parametrize(("markers", "capable", "discarded"), [(0, False, True), (1, False, False), (1, True, True), (10, True, True), (11, True, False)])
+def test_it_is_discarded_only_if_the_worker_can_forget_what_it_was_shown(markers: int, capable: bool, discarded: bool) -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await server.decide(*[MARKER] * markers)
+        call = update(server, "u")
+        task = await next_task(server)
+        capabilities = RespondWorkflowTaskCompletedRequest.Capabilities(discard_speculative_workflow_task_with_events=capable)
+        response = await complete(server, task, messages=[reject(task.messages[0])], capabilities=capabilities)
+        assert bool(response.reset_history_event_id) == discarded
+        assert (DONE in await event_types(server)) == (not discarded)
+        await call
+
+    on_virtual_server(test)
+
+
+def test_an_activity_may_end_while_it_runs() -> None:
+    async def test(server: VirtualServer) -> None:
+        attributes = ScheduleActivityTaskCommandAttributes(
+            activity_id="a", activity_type=ActivityType(name="A"), task_queue=QUEUE, start_to_close_timeout=Duration(seconds=60)
+        )
+        schedule = Command(
+            command_type=CommandType.COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK, schedule_activity_task_command_attributes=attributes
+        )
+        await server.start_workflow()
+        await server.decide(schedule)
+        activity = await server.activity_task()
+        call = update(server, "u")
+        task = await next_task(server)
+        await server.call("RespondActivityTaskCompleted", RespondActivityTaskCompletedRequest(namespace="default", task_token=activity.task_token))
+        await complete(server, task, accept(task.messages[0]), respond(task.messages[0]))
+        await call
+        assert (await event_types(server))[1:] == [
+            SCHEDULED, STARTED, DONE, "WORKFLOW_EXECUTION_UPDATE_ACCEPTED", "WORKFLOW_EXECUTION_UPDATE_COMPLETED",
+            "ACTIVITY_TASK_STARTED", "ACTIVITY_TASK_COMPLETED", SCHEDULED,
+        ]  # fmt: skip
+
+    on_virtual_server(test)
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_it_ends_with_its_run(started: bool) -> None:
+    async def test(server: VirtualServer) -> None:
+        await idle(server)
+        call = update(server, "u")
+        await settled()
+        if started:
+            await next_task(server)
+        await server.call("TerminateWorkflowExecution", TerminateWorkflowExecutionRequest(namespace="default", workflow_execution=EXECUTION))
+        written = [SCHEDULED, STARTED, "WORKFLOW_TASK_FAILED"] if started else []
+        assert await event_types(server) == [*written, "WORKFLOW_EXECUTION_TERMINATED"]
+        with pytest.raises(ApiError, match="aborted by closing workflow"):
+            await call
+        assert not (await next_task(server, 3)).task_token
+
+    on_virtual_server(test)
+
+
+def test_updates_that_arrive_while_a_task_runs_come_with_its_answer() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        task = await next_task(server)
+        call = update(server, "u")
+        await settled()
+        response = await complete(server, task, return_new_workflow_task=True)
+        following = response.workflow_task
+        assert [message.protocol_instance_id for message in following.messages] == ["u"]
+        await complete(server, following, messages=[reject(following.messages[0])])
+        await call
+        assert await event_types(server) == []
+
+    on_virtual_server(test)
+
+
+def test_an_update_does_not_wait_for_the_start_delay() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow(workflow_start_delay=Duration(seconds=60))
+        call = update(server, "u")
+        task = await next_task(server)
+        await complete(server, task, accept(task.messages[0]), respond(task.messages[0]))
+        await call
+        await signal(server)
+        assert (await next_task(server, 5)).task_token
+
+    on_virtual_server(test)
