@@ -56,7 +56,9 @@ async def next_task(server: VirtualServer, timeout: float = 60) -> PollWorkflowT
     return await server.call("PollWorkflowTaskQueue", poll, timeout)
 
 
-async def complete(server: VirtualServer, task: PollWorkflowTaskQueueResponse, *answers: Outgoing, **more: Any) -> RespondWorkflowTaskCompletedResponse:
+async def complete(
+    server: VirtualServer, task: PollWorkflowTaskQueueResponse, *answers: Outgoing, **more: Any
+) -> RespondWorkflowTaskCompletedResponse:
     """Answer a task with messages, each at its place among the commands."""
     commands = [*(command for _, command in answers), *more.pop("commands", ())]
     messages = [*(message for message, _ in answers), *more.pop("messages", ())]

@@ -188,7 +188,9 @@ def test_a_command_beside_the_rejection_is_written() -> None:
     on_virtual_server(test)
 
 
-@pytest.mark.parametrize(("markers", "capable", "discarded"), [(0, False, True), (1, False, False), (1, True, True), (10, True, True), (11, True, False)])
+@pytest.mark.parametrize(
+    ("markers", "capable", "discarded"), [(0, False, True), (1, False, False), (1, True, True), (10, True, True), (11, True, False)]
+)
 def test_it_is_discarded_only_if_the_worker_can_forget_what_it_was_shown(markers: int, capable: bool, discarded: bool) -> None:
     async def test(server: VirtualServer) -> None:
         await server.start_workflow()
@@ -217,7 +219,9 @@ def test_an_activity_may_end_while_it_runs() -> None:
         activity = await server.activity_task()
         call = update(server, "u")
         task = await next_task(server)
-        await server.call("RespondActivityTaskCompleted", RespondActivityTaskCompletedRequest(namespace="default", task_token=activity.task_token))
+        await server.call(
+            "RespondActivityTaskCompleted", RespondActivityTaskCompletedRequest(namespace="default", task_token=activity.task_token)
+        )
         await complete(server, task, accept(task.messages[0]), respond(task.messages[0]))
         await call
         assert (await event_types(server))[1:] == [
@@ -236,7 +240,9 @@ def test_it_ends_with_its_run(started: bool) -> None:
         await settled()
         if started:
             await next_task(server)
-        await server.call("TerminateWorkflowExecution", TerminateWorkflowExecutionRequest(namespace="default", workflow_execution=EXECUTION))
+        await server.call(
+            "TerminateWorkflowExecution", TerminateWorkflowExecutionRequest(namespace="default", workflow_execution=EXECUTION)
+        )
         written = [SCHEDULED, STARTED, "WORKFLOW_TASK_FAILED"] if started else []
         assert await event_types(server) == [*written, "WORKFLOW_EXECUTION_TERMINATED"]
         with pytest.raises(ApiError, match="aborted by closing workflow"):

@@ -356,7 +356,9 @@ def test_completion_callbacks_are_kept() -> None:
         describe = DescribeWorkflowExecutionRequest(namespace="default", execution=WorkflowExecution(workflow_id=WORKFLOW_ID))
         for _ in range(2):
             infos = (await server.call("DescribeWorkflowExecution", describe)).callbacks
-            assert [(info.request_id, info.callback.nexus.url) for info in infos] == [(n, f"http://{n}/") for n in ("first", "second", "third")]
+            assert [(info.request_id, info.callback.nexus.url) for info in infos] == [
+                (n, f"http://{n}/") for n in ("first", "second", "third")
+            ]
             assert {info.trigger.update_workflow_execution_completed.update_id for info in infos} == {"u"}
             await server.restart()
 

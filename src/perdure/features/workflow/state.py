@@ -315,15 +315,16 @@ class WorkflowState(msgspec.Struct, gc=False):
 class WorkflowVolatile:
     """What a run has in memory only; losing it loses nothing that anyone was promised.
 
-    speculative: a workflow task that exists nowhere else; last_serial: of the latest such task. updates: not yet accepted.
+    speculative: a workflow task that exists nowhere else; last_serial, last_started_at: of the latest such task. updates: not yet accepted.
     queries: that wait for a workflow task. pages: of a completion of which the last has not come.
     """
 
-    __slots__ = ("last_serial", "pages", "queries", "speculative", "updates")
+    __slots__ = ("last_serial", "last_started_at", "pages", "queries", "speculative", "updates")
 
     def __init__(self) -> None:
         self.speculative: SpeculativeTask | None = None
         self.last_serial = 0
+        self.last_started_at = 0
         self.updates: Registry = {}
         self.queries: dict[str, WaitingQuery] = {}
         self.pages: CompletionPages | None = None

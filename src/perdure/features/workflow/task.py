@@ -170,7 +170,9 @@ def start_task(step: WorkflowStep, identity: str, request_id: str, worker_versio
     elif task.status == TaskStatus.TRANSIENT_SCHEDULED:
         step.note(notes.TransientTaskStarted(step.now, request_id, identity, step.history_size, [int(r) for r in reasons], worker_version))
     else:
-        _start(task, TaskStatus.SPECULATIVE_STARTED, step.now, request_id, identity, step.history_size, [int(r) for r in reasons])
+        # Tokens tell a discarded task and the next one, which has the same event ids, apart by this time.
+        at = step.volatile.last_started_at = max(step.now, step.volatile.last_started_at + 1)
+        _start(task, TaskStatus.SPECULATIVE_STARTED, at, request_id, identity, step.history_size, [int(r) for r in reasons])
         step.touch_volatile(task)
         task.worker_version = worker_version
 

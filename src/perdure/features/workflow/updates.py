@@ -173,7 +173,9 @@ def _check_callbacks(step: WorkflowStep, request: Request, pending: PendingUpdat
         attached += len(pending.request.completion_callbacks) + sum(map(len, pending.callbacks.values()))
     limit = step.limits.callbacks_per_update
     if attached + more > limit:
-        raise failed_precondition(f'cannot attach more than {limit} callbacks to update "{update_id}" ({attached} callbacks already attached)')
+        raise failed_precondition(
+            f'cannot attach more than {limit} callbacks to update "{update_id}" ({attached} callbacks already attached)'
+        )
 
 
 def _record_callbacks(step: WorkflowStep, update_id: str, request_id: str, callbacks: list[Callback]) -> None:
@@ -216,7 +218,9 @@ def resurrect(step: WorkflowStep, request: Request, update_id: str) -> PendingUp
     """A worker answers an update that memory has lost, and says what it was: it counts. Raises ApiError when the run has had too many."""
     limits = step.limits
     if in_flight(step) + len(step.state.completed_updates) >= limits.updates_total > 0:
-        raise failed_precondition(f"The limit on the total number of distinct updates in this workflow has been reached ({limits.updates_total}).")
+        raise failed_precondition(
+            f"The limit on the total number of distinct updates in this workflow has been reached ({limits.updates_total})."
+        )
     pending = PendingUpdate(update_id, request)
     _add(step, pending)
     return pending
@@ -225,7 +229,12 @@ def resurrect(step: WorkflowStep, request: Request, update_id: str) -> PendingUp
 def accept(step: WorkflowStep, pending: PendingUpdate, message: Acceptance) -> None:
     """The worker runs the update's handler: that is for good."""
     request = pending.request
-    links = [link for callback in (request.completion_callbacks if request is not None else ()) if callback.HasField("nexus") for link in callback.links]
+    links = [
+        link
+        for callback in (request.completion_callbacks if request is not None else ())
+        if callback.HasField("nexus")
+        for link in callback.links
+    ]
     step.event(
         WorkflowExecutionUpdateAcceptedEventAttributes(
             protocol_instance_id=pending.update_id, accepted_request_message_id=f"{pending.update_id}/request",

@@ -1,7 +1,8 @@
 """ExecuteMultiOperation: update-with-start, one transaction for both.
 
-The start finds a run for the update, or makes one: an update that the current run knows already is answered from it, whatever its state; a running one is
-used if the conflict policy says so; else the start begins a run, or is refused, as it would be on its own. Either both happen or neither does.
+The start finds a run for the update, or makes one: an update that the current run knows already is answered from it, whatever its state; a
+running one is used if the conflict policy says so; else the start begins a run, or is refused, as it would be on its own. Either both happen
+or neither does.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ USE_EXISTING = WorkflowIdConflictPolicy.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """What the transaction came to. started: it began the run. completed_event_id: of an update that was completed before, 0 if it was not."""
+    """What the transaction came to.
+
+    started: it began the run. completed_event_id: of an update that was completed before, 0 if it was not.
+    """
 
     key: RunKey
     started: bool
@@ -89,7 +93,9 @@ class MultiOperationRpc:
                 raise refused(None if begun.started else _aborted(), error) from None
 
     # -- checks ---------------------------------------------------------------------------------------------
-    def _prepare(self, request: ExecuteMultiOperationRequest, namespace_id: str) -> tuple[StartWorkflowExecutionRequest, UpdateWorkflowExecutionRequest]:
+    def _prepare(
+        self, request: ExecuteMultiOperationRequest, namespace_id: str
+    ) -> tuple[StartWorkflowExecutionRequest, UpdateWorkflowExecutionRequest]:
         """The two operations, checked and filled in. Raises ApiError."""
         operations = request.operations
         variants = [operation.WhichOneof("operation") for operation in operations]

@@ -47,7 +47,9 @@ class UpdateStages:
     def __init__(self, services: WorkflowServices) -> None:
         self._services = services
 
-    async def wait(self, key: RunKey, update_id: str, pending: PendingUpdate | None, wanted: Stage.ValueType, patience: Patience) -> Reached:
+    async def wait(
+        self, key: RunKey, update_id: str, pending: PendingUpdate | None, wanted: Stage.ValueType, patience: Patience
+    ) -> Reached:
         """Wait until an update has reached a stage, or the time is over; then it is the stage reached so far.
 
         pending: the update as it was admitted, None if history has it. Everything told is durable. Raises UpdateLost, or ApiError when the
@@ -86,7 +88,9 @@ class UpdateStages:
         return event.workflow_execution_update_completed_event_attributes.outcome
 
 
-def update_response(request: UpdateWorkflowExecutionRequest, run_id: str, reached: Reached, *, links: bool = True) -> UpdateWorkflowExecutionResponse:
+def update_response(
+    request: UpdateWorkflowExecutionRequest, run_id: str, reached: Reached, *, links: bool = True
+) -> UpdateWorkflowExecutionResponse:
     """links: say where the update can be found in history."""
     workflow_id = request.workflow_execution.workflow_id
     response = UpdateWorkflowExecutionResponse(
