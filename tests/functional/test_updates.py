@@ -1,4 +1,7 @@
-"""E4 through the official SDK: updates across the death of their worker and of the server, validators, update-with-start, continue-as-new."""
+"""E4 through the official SDK: updates across the death of a worker and of the server, validators, update-with-start, continue-as-new."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# The SDK leaves the type of some arguments of its update methods open.
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.command.v1 import Command, RecordMarkerCommandAttributes, ScheduleActivityTaskCommandAttributes
@@ -35,16 +33,11 @@ async def signal(server: VirtualServer) -> None:
     )
 
 
-async def settled() -> None:
-    """Let what is under way arrive."""
-    await asyncio.sleep(0.1)
-
-
 def test_a_signal_before_the_start_makes_it_a_normal_task() -> None:
     async def test(server: VirtualServer) -> None:
         await idle(server)
         call = update(server, "u")
-        await settled()
+        await server.pass_time(0.1)
         await signal(server)
         assert await event_types(server) == [SCHEDULED, SIGNALED]
         task = await next_task(server)
@@ -131,7 +124,7 @@ def test_an_answer_that_is_too_late_counts_as_a_timeout() -> None:
         await idle(server)
         call = update(server, "u")
         await next_task(server)
-        await asyncio.sleep(10.5)
+        await server.pass_time(10.5)
         assert await event_types(server) == [SCHEDULED, STARTED, "WORKFLOW_TASK_TIMED_OUT", SCHEDULED]
         task = await next_task(server)
         assert task.attempt == 2
@@ -145,9 +138,9 @@ def test_without_a_worker_it_becomes_a_normal_task() -> None:
     async def test(server: VirtualServer) -> None:
         await idle(server)
         call = update(server, "u")
-        await asyncio.sleep(4.9)
+        await server.pass_time(4.9)
         assert await event_types(server) == [SCHEDULED]  # shown, but not written
-        await asyncio.sleep(0.2)
+        await server.pass_time(0.2)
         events = (await server.history())[4:]
         timed_out = events[1].workflow_task_timed_out_event_attributes
         assert await event_types(server) == [SCHEDULED, "WORKFLOW_TASK_TIMED_OUT", SCHEDULED]
@@ -237,7 +230,7 @@ def test_it_ends_with_its_run(started: bool) -> None:
     async def test(server: VirtualServer) -> None:
         await idle(server)
         call = update(server, "u")
-        await settled()
+        await server.pass_time(0.1)
         if started:
             await next_task(server)
         await server.call(
@@ -257,7 +250,7 @@ def test_updates_that_arrive_while_a_task_runs_come_with_its_answer() -> None:
         await server.start_workflow()
         task = await next_task(server)
         call = update(server, "u")
-        await settled()
+        await server.pass_time(0.1)
         response = await complete(server, task, return_new_workflow_task=True)
         following = response.workflow_task
         assert [message.protocol_instance_id for message in following.messages] == ["u"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from temporalio.api.command.v1 import (
@@ -12,6 +14,8 @@ from temporalio.api.command.v1 import (
 )
 from temporalio.api.common.v1 import Callback, WorkflowExecution, WorkflowType
 from temporalio.api.enums.v1 import CommandType, SuggestContinueAsNewReason
+from temporalio.api.errordetails.v1 import MultiOperationExecutionFailure
+from temporalio.api.protocol.v1 import Message
 from temporalio.api.workflowservice.v1 import (
     DescribeWorkflowExecutionRequest,
     ExecuteMultiOperationRequest,
@@ -26,6 +30,7 @@ from tests.support.update_calls import (
     ACCEPTED,
     ADMITTED,
     COMPLETED,
+    Outgoing,
     accept,
     complete,
     event_types,
@@ -54,7 +59,7 @@ CONTINUE_AS_NEW = Command(
 )
 
 
-async def refusal(call: asyncio.Task[object]) -> ApiError:
+async def refusal(call: asyncio.Task[Any]) -> ApiError:
     with pytest.raises(ApiError) as raised:
         await call
     return raised.value
@@ -153,17 +158,17 @@ def test_an_update_whose_answer_is_refused_is_not_tried_again() -> None:
 @pytest.mark.parametrize(
     ("answers", "state"),
     [
-        (lambda m: [accept(m), accept(m)], "Acceptance message while in state ProvisionallyAccepted"),
-        (lambda m: [accept(m), respond(m), respond(m)], "Response message while in state ProvisionallyCompleted"),
-        (lambda m: [accept(m), respond(m), accept(m)], "Acceptance message while in state ProvisionallyCompleted"),
+        ((accept, accept), "Acceptance message while in state ProvisionallyAccepted"),
+        ((accept, respond, respond), "Response message while in state ProvisionallyCompleted"),
+        ((accept, respond, accept), "Acceptance message while in state ProvisionallyCompleted"),
     ],
-)  # fmt: skip
-def test_impossible_answers(answers: object, state: str) -> None:
+)
+def test_impossible_answers(answers: tuple[Callable[[Message], Outgoing], ...], state: str) -> None:
     async def test(server: VirtualServer) -> None:
         await idle(server)
         call = update(server, "u")
         task = await next_task(server)
-        outgoing = answers(task.messages[0])  # pyright: ignore
+        outgoing = [answer(task.messages[0]) for answer in answers]
         error = await refusal(asyncio.create_task(complete(server, task, *outgoing)))
         assert error.message.endswith(f"received *update.{state}")
         await refusal(call)
@@ -232,7 +237,7 @@ def test_an_update_follows_a_workflow_that_continues_as_new() -> None:
         first = await server.start_workflow()
         task = await next_task(server)
         call = update(server, "u")
-        await asyncio.sleep(0.1)
+        await server.pass_time(0.1)
         await complete(server, task, commands=[CONTINUE_AS_NEW])
         task = await next_task(server)
         assert task.workflow_execution.run_id != first
@@ -348,7 +353,7 @@ def test_completion_callbacks_are_kept() -> None:
         calls = [update(server, "u", ACCEPTED, **callback("first"))]
         task = await next_task(server)
         calls.append(update(server, "u", ACCEPTED, **callback("second")))
-        await asyncio.sleep(0.1)
+        await server.pass_time(0.1)
         await complete(server, task, accept(task.messages[0]))
         calls += [update(server, "u", ACCEPTED, **callback(name)) for name in ("third", "third", "first")]
         for call in calls:
@@ -378,8 +383,8 @@ def test_neither_happens_when_the_update_of_an_update_with_start_is_refused() ->
         request = ExecuteMultiOperationRequest(namespace="default", operations=operations)
         error = await refusal(asyncio.create_task(server.call("ExecuteMultiOperation", request)))
         assert error.code == Code.RESOURCE_EXHAUSTED
-        statuses = error.detail.statuses  # pyright: ignore
-        assert [status.code for status in statuses] == [Code.ABORTED, Code.RESOURCE_EXHAUSTED]
+        assert isinstance(error.detail, MultiOperationExecutionFailure)
+        assert [status.code for status in error.detail.statuses] == [Code.ABORTED, Code.RESOURCE_EXHAUSTED]
         describe = DescribeWorkflowExecutionRequest(namespace="default", execution=WorkflowExecution(workflow_id=WORKFLOW_ID))
         assert (await refusal(asyncio.create_task(server.call("DescribeWorkflowExecution", describe)))).code == Code.NOT_FOUND
 

@@ -4,8 +4,9 @@ A *part* of a state (its workflow task, one activity, one timer …) says which 
 cancelled: a job
 that is no longer implied by the state when its time comes is dropped. After a reload they are derived again.
 
-What an execution has in memory only (its volatile state) may imply jobs too; they are lost with it. They are treated alike, but for two things: a step says
-with :meth:`perdure.core.step.Step.touch_volatile` that they may have changed, and they find their part in the volatile state (:meth:`Job.part_in`).
+What an execution has in memory only (its volatile state) may imply jobs too; they are lost with it. They are treated alike, but for two
+things: a step says with :meth:`perdure.core.step.Step.touch_volatile` that they may have changed, and they find their part in the volatile
+state (:meth:`Job.part_in`).
 """
 
 from __future__ import annotations

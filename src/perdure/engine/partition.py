@@ -240,7 +240,10 @@ class Partition:
         return group
 
     def _settle_volatile(self, execution: AnyExecution, step: AnyStep, group: Group | None) -> None:
-        """What changed in memory only shows its effects, and wakes who waits, once what it was decided upon is durable. group: that, None: all is."""
+        """What changed in memory only shows its effects, and wakes who waits, once what it was decided upon is durable.
+
+        group: what has to become durable first, None when everything is.
+        """
         jobs = [job for part in step.touched_volatile.values() for job in part.jobs(execution.state)]
         self._schedule(execution, jobs, group)
         if group is None:

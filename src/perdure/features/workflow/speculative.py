@@ -3,8 +3,10 @@
 The rows of the table in ``task.py`` that are about them:
 
 - A speculative task is scheduled for an update when no other task is pending. It has the event ids that its events would have.
-- As soon as an event arrives that tells the worker something new, it becomes a normal task: its events are written, then the others get their ids.
-- Completed with nothing but rejections, it is discarded, and the worker told to forget its events; completed with anything else, its events are written.
+- As soon as an event arrives that tells the worker something new, it becomes a normal task: its events are written, then the others get
+  their ids.
+- Completed with nothing but rejections, it is discarded, and the worker told to forget its events; completed with anything else, its
+  events are written.
 - When it fails or times out, its events are written first.
 - With the memory it is lost; a worker that answers it then is told that there is no such task, and callers ask for their updates again.
 """
@@ -33,10 +35,17 @@ def schedule_speculative_task(step: WorkflowStep) -> None:
     step.volatile.last_serial += 1
     timeout = state.sticky_timeout if state.sticky_queue else SCHEDULE_TO_START_TIMEOUT
     task = SpeculativeTask(
-        status=TaskStatus.SPECULATIVE_SCHEDULED, attempt=state.task.attempt, scheduled_event_id=state.next_event_id, scheduled_at=step.now,
-        original_scheduled_at=step.now, start_to_close_timeout=duration_ns(state.started.workflow_task_timeout), sticky=bool(state.sticky_queue),
-        schedule_to_start_deadline=step.now + timeout, last_started_event_id=state.task.last_started_event_id, serial=step.volatile.last_serial,
-    )  # fmt: skip
+        status=TaskStatus.SPECULATIVE_SCHEDULED,
+        attempt=state.task.attempt,
+        scheduled_event_id=state.next_event_id,
+        scheduled_at=step.now,
+        original_scheduled_at=step.now,
+        start_to_close_timeout=duration_ns(state.started.workflow_task_timeout),
+        sticky=bool(state.sticky_queue),
+        schedule_to_start_deadline=step.now + timeout,
+        last_started_event_id=state.task.last_started_event_id,
+        serial=step.volatile.last_serial,
+    )
     step.set_speculative(task)
 
 

@@ -1,7 +1,7 @@
 """Protocol messages: how updates travel with workflow tasks, and how workers answer them.
 
-A task carries one message per update, to be handled behind the events up to the one before its started event. A completion brings messages back; a command
-gives each of them its place among the other commands, those without one come behind them all.
+A task carries one message per update, to be handled behind the events up to the one before its started event. A completion brings messages
+back; a command gives each of them its place among the other commands, those without one come behind them all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _BODIES: dict[str, type[ProtoMessage]] = {t.DESCRIPTOR.full_name: t for t in (Ac
 def outgoing(step: WorkflowStep, *, include_sent: bool) -> list[Message]:
     """The messages that go with the task that was just started.
 
-    include_sent: those that went with an earlier task too, for that one failed or was lost; not if the worker is still busy with that one (heartbeat).
+    include_sent: those that went with an earlier task too, for that one failed or was lost; not if the worker is still busy with that one
+    (heartbeat).
     """
     messages: list[Message] = []
     sequencing_event_id = step.task.started_event_id - 1
@@ -140,7 +141,8 @@ def _resurrect(step: WorkflowStep, update_id: str, body: ProtoMessage) -> Pendin
     if request is None:
         raise CommandRefused(
             CAUSE,
-            f"update {update_id} wasn't found on the server. This is most likely a transient error which will be resolved automatically by retries",
+            f"update {update_id} wasn't found on the server. "
+            "This is most likely a transient error which will be resolved automatically by retries",
         )
     return updates.resurrect(step, request, update_id)
 

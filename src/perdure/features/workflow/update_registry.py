@@ -26,8 +26,9 @@ class PendingStatus(enum.IntEnum):
 class PendingUpdate:
     """One update before its acceptance.
 
-    request: None when history has it already (an update that was admitted again after a reset). outcome: of a rejected one. error: what a failed one tells
-    its callers. callbacks: what further callers want to be told of the outcome, by request id; they are recorded with the acceptance.
+    request: None when history has it already (an update that was admitted again after a reset). outcome: of a rejected one. error: what a
+    failed one tells its callers. callbacks: whom further callers want told of the outcome, by request id; they are recorded with the
+    acceptance.
 
     Those who wait hold on to the object: it says how it ended after it has left the run's registry.
     """

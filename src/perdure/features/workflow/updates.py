@@ -124,9 +124,9 @@ def _check_limits(step: WorkflowStep, request: Request) -> None:
     if in_flight(step) + len(state.completed_updates) >= limits.updates_total > 0:
         raise failed_precondition(
             f"The limit on the total number of distinct updates in this workflow has been reached ({limits.updates_total}). "
-            "Make sure any duplicate updates share an Update ID so the server can deduplicate them, and consider rejecting updates that you "
-            "aren't going to process. You can also Continue-as-New to avoid this; we recommend you check Continue-as-New Suggested in your "
-            "Workflow."
+            "Make sure any duplicate updates share an Update ID so the server can deduplicate them, and consider rejecting updates "
+            "that you aren't going to process. "
+            "You can also Continue-as-New to avoid this; we recommend you check Continue-as-New Suggested in your Workflow."
         )
     size = request.ByteSize() + sum(update.size for update in pending.values())
     if size >= limits.updates_in_flight_payload_bytes > 0:

@@ -1,8 +1,8 @@
 """ExecuteMultiOperation: update-with-start, one transaction for both.
 
-The start finds a run for the update, or makes one: an update that the current run knows already is answered from it, whatever its state; a
-running one is used if the conflict policy says so; else the start begins a run, or is refused, as it would be on its own. Either both happen
-or neither does.
+The start finds a run for the update, or makes one: an update that the current run knows already is answered from it, whatever its state;
+a running one is used if the conflict policy says so; else the start begins a run, or is refused, as it would be on its own. Either both
+happen or neither does.
 """
 
 from __future__ import annotations
