@@ -30,7 +30,10 @@ TASK_TIMEOUT = Duration(seconds=1)
 
 def command(kind: str, **attributes: Any) -> Command:
     """A command of a kind such as ``start_timer``."""
-    return Command(command_type=CommandType.Value(f"COMMAND_TYPE_{kind.upper()}"), **{f"{kind}_command_attributes": attributes})
+    result = Command(command_type=CommandType.Value(f"COMMAND_TYPE_{kind.upper()}"))
+    field: Any = getattr(result, f"{kind}_command_attributes")
+    field.CopyFrom(type(field)(**attributes))
+    return result
 
 
 def has(events: Sequence[HistoryEvent], event_type: EventType.ValueType) -> bool:

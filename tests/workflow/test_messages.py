@@ -18,6 +18,7 @@ from perdure.app import Server
 from perdure.settings import ServerSettings
 from perdure.store.opening import create_store
 from perdure.store.protocol import Commit, CommitUnknown, Store, StoreError
+from perdure.testing.inspector import Inspector
 from tests.support.model_workers import history, runs, start, work
 from tests.support.waiting import until
 
@@ -69,10 +70,12 @@ class Saboteur:
 
 
 @asynccontextmanager
-async def serving(store: Store, partitions: int = 1) -> AsyncIterator[Client]:
+async def serving(store: Any, partitions: int = 1) -> AsyncIterator[Client]:
     """A server with a worker for the model workflows."""
     settings = ServerSettings(grpc_port=0, metrics_port=None, database="", partitions=partitions)
+    inspector = Inspector()
     async with Server(settings, store=store) as server:
+        inspector.attach(server.engine)
         client = await Client.connect(server.grpc_address)
         workers = [asyncio.create_task(work(client)) for _ in range(3)]
         try:
@@ -81,6 +84,7 @@ async def serving(store: Store, partitions: int = 1) -> AsyncIterator[Client]:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
+    inspector.verify()
 
 
 def types(events: Sequence[HistoryEvent]) -> list[EventType.ValueType]:
@@ -145,7 +149,7 @@ def _starts(event: HistoryEvent, workflow_id: str) -> bool:
 @pytest.mark.parametrize("partitions", [1, 3])
 async def test_any_commit_may_fail(fault: Fault, partitions: int) -> None:
     store = Saboteur(create_store(""))
-    async with serving(store, partitions) as client:  # pyright: ignore[reportArgumentType]
+    async with serving(store, partitions) as client:
         names = [f"w{number}" for number in range(1, COMMITS, 2 if partitions > 1 else 1)]
         for number, name in enumerate(names, 1):
             store.arm(number, fault)
@@ -158,7 +162,7 @@ async def test_any_commit_may_fail(fault: Fault, partitions: int) -> None:
 async def test_the_server_may_stop_anywhere(commits: int, tmp_path: Path) -> None:
     path = str(tmp_path / "perdure.db")
     store = Saboteur(create_store(path))
-    async with serving(store) as client:  # pyright: ignore[reportArgumentType]
+    async with serving(store) as client:
         await start(client, "w-signaled", "patient")
         await start(client, "w-canceled", "patient")
         store.arm(commits, Fault.DOWN)
@@ -178,7 +182,7 @@ async def test_the_server_may_stop_anywhere(commits: int, tmp_path: Path) -> Non
 async def test_a_signal_is_not_repeated_to_a_later_run() -> None:
     """The sender cannot record the delivery until the target has continued as new; meanwhile it delivers again and again."""
     store = Saboteur(create_store(""))
-    async with serving(store) as client:  # pyright: ignore[reportArgumentType]
+    async with serving(store) as client:
         await start(client, "w-signaled", "restless")
         await start(client, "w-canceled", "patient")
         store.refuses = lambda commit: E.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_SIGNALED in recorded(commit)
