@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from perdure.app import Server
 from perdure.settings import ServerSettings
 from perdure.store.opening import create_store
 from perdure.store.protocol import Commit, CommitUnknown, Store, StoreError
-from perdure.testing.inspector import Inspector
 from tests.support.model_workers import history, runs, start, work
 from tests.support.waiting import until
 
@@ -70,12 +69,10 @@ class Saboteur:
 
 
 @asynccontextmanager
-async def serving(store: Any, partitions: int = 1) -> AsyncIterator[Client]:
+async def serving(store: Any, partitions: int = 1) -> AsyncGenerator[Client]:
     """A server with a worker for the model workflows."""
     settings = ServerSettings(grpc_port=0, metrics_port=None, database="", partitions=partitions)
-    inspector = Inspector()
     async with Server(settings, store=store) as server:
-        inspector.attach(server.engine)
         client = await Client.connect(server.grpc_address)
         workers = [asyncio.create_task(work(client)) for _ in range(3)]
         try:
@@ -84,8 +81,6 @@ async def serving(store: Any, partitions: int = 1) -> AsyncIterator[Client]:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-    inspector.verify()
-
 
 def types(events: Sequence[HistoryEvent]) -> list[EventType.ValueType]:
     return [event.event_type for event in events]
