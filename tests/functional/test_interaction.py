@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from temporalio.api.common.v1 import Link
+from temporalio.api.command.v1 import Command, StartChildWorkflowExecutionCommandAttributes
+from temporalio.api.common.v1 import Link, WorkflowType
+from temporalio.api.enums.v1 import CommandType
+from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice import v1 as api
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
@@ -14,6 +17,7 @@ from perdure.app import Server
 from perdure.core.limits import Limits
 from perdure.settings import ServerSettings
 from tests.support.requests import describe, events, execution, names, payloads, poll, signal, start, terminate
+from tests.support.waiting import until
 
 UNKNOWN_RUN = "11111111-2222-4333-8444-555555555555"
 LINK = Link(workflow_event=Link.WorkflowEvent(namespace="default", workflow_id="other", run_id=UNKNOWN_RUN))
@@ -110,6 +114,33 @@ async def test_a_deleted_run_is_gone_with_everything(client: Client, closed: boo
     assert [run async for run in client.list_workflows()] == []
     # Nothing remembers the run: its id and even its request id are free.
     assert (await start(client, "w", request_id="r", workflow_id_reuse_policy=3)).run_id != run_id
+
+
+async def test_a_deleted_run_takes_its_children_along(client: Client) -> None:
+    await start(client, "w")
+    child = StartChildWorkflowExecutionCommandAttributes(
+        workflow_id="child", workflow_type=WorkflowType(name="Child"), task_queue=TaskQueue(name="nobody")
+    )
+    start_child = Command(
+        command_type=CommandType.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION, start_child_workflow_execution_command_attributes=child
+    )
+    task = await poll(client)
+    await client.workflow_service.respond_workflow_task_completed(
+        api.RespondWorkflowTaskCompletedRequest(namespace="default", task_token=task.task_token, commands=[start_child])
+    )
+
+    async def child_is(status: WorkflowExecutionStatus) -> bool:
+        try:
+            return (await client.get_workflow_handle("child").describe()).status == status
+        except RPCError:
+            return False
+
+    await until(lambda: child_is(WorkflowExecutionStatus.RUNNING))
+    await client.workflow_service.delete_workflow_execution(
+        api.DeleteWorkflowExecutionRequest(namespace="default", workflow_execution=execution("w"))
+    )
+    await until(lambda: child_is(WorkflowExecutionStatus.TERMINATED))
+    assert (await refused(describe(client, "w")))[0] == RPCStatusCode.NOT_FOUND
 
 
 async def test_a_deleted_run_takes_its_task_along(client: Client) -> None:

@@ -148,6 +148,7 @@ async def test_everything_that_a_start_carries_is_kept(client: Client) -> None:
     assert attributes.last_completion_result == payloads("before")
     assert attributes.continued_failure.message == "once"
     assert attributes.search_attributes.indexed_fields["BuildIds"].metadata["type"] == b"KeywordList"
+    assert list(attributes.memo.fields) == ["note"]
     assert list(first.links) == [LINK]
     described = await describe(client, "w")
     assert list(described.workflow_execution_info.memo.fields) == ["note"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from temporalio.api.common.v1 import WorkflowExecution as WorkflowExecutionId
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.workflowservice.v1 import (
@@ -25,6 +23,7 @@ from perdure.engine.transaction import Transaction
 from perdure.features.workflow.closing import terminate
 from perdure.features.workflow.interaction import CLOSED, request_cancel, signal
 from perdure.features.workflow.links import check_links, request_link
+from perdure.features.workflow.rpc.waiting import Patience
 from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.validation import check_execution
@@ -114,26 +113,18 @@ class InteractionRpc:
 
         key, was_open = await self._services.step(call.namespace_id, execution.workflow_id, execution.run_id, decide)
         if was_open:
-            await self._let_finish(key)
+            await self._let_finish(key, call)
         await self._services.engine.partition_of(key.chain).delete(key)
         return DeleteWorkflowExecutionResponse()
 
-    async def _let_finish(self, key: RunKey) -> None:
+    async def _let_finish(self, key: RunKey, call: Call) -> None:
         """Wait until a closed run has nothing left to do, but not for ever."""
-        clock = self._services.clock
-        until = clock.now() + LAST_WORDS
-        while clock.now() < until:
+        patience = Patience(self._services.clock, call, LAST_WORDS)
+        while not patience.is_over:
             run = await self._services.run(key.namespace_id, key.business_id, key.run_id)
             if not all_jobs(run.kind, run.state):
                 return
-            over = asyncio.Event()
-            alarm = clock.call_at(until, over.set)
-            waiting = asyncio.ensure_future(over.wait())
-            try:
-                await asyncio.wait((waiting, asyncio.shield(run.next_change())), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                alarm.cancel()
-                waiting.cancel()
+            await patience.next_change(run)
 
 
 def _addressed(

@@ -166,15 +166,19 @@ def _check_policies(request: StartRequest) -> None:
 
 
 def _check_search_attributes(request: StartRequest, namespace: Namespace, limits: Limits) -> None:
-    """A null stands for no attribute: a new run has none to remove. The same goes for its memo."""
     if request.HasField("search_attributes"):
-        typed = validate_search_attributes(request.search_attributes, namespace, limits)
-        request.search_attributes.CopyFrom(typed)
-        for name, payload in typed.indexed_fields.items():
-            if is_null(payload):
-                del request.search_attributes.indexed_fields[name]
-        if not request.search_attributes.indexed_fields:
-            request.ClearField("search_attributes")
+        request.search_attributes.CopyFrom(validate_search_attributes(request.search_attributes, namespace, limits))
+
+
+def _drop_nulls(request: StartRequest) -> None:
+    """A null stands for no value: a new run has none that it could remove."""
+    for fields in (request.search_attributes.indexed_fields, request.memo.fields):
+        for name in [name for name, payload in fields.items() if is_null(payload)]:
+            del fields[name]
+    if not request.search_attributes.indexed_fields:
+        request.ClearField("search_attributes")
+    if not request.memo.fields:
+        request.ClearField("memo")
 
 
 def _check_time_skipping(request: StartRequest) -> None:
@@ -193,6 +197,7 @@ def _finish(request: StartRequest, limits: Limits) -> None:
         raise invalid_argument("Blob data size exceeds limit.")
     if request.memo.ByteSize() > limits.memo_size_error_bytes:
         raise invalid_argument("Memo size exceeds limit.")
+    _drop_nulls(request)
     if request.HasField("versioning_override"):
         check_override(request.versioning_override, request.task_queue.name)
         request.versioning_override.CopyFrom(current_form(request.versioning_override))
