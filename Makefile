@@ -6,11 +6,12 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 # More arguments for pytest, such as: make test PYTEST_ARGS="-k retry -x"
 PYTEST_ARGS ?=
+SEEDS ?= 1000
 # What `make check` runs: no PostgreSQL, no long runs.
 QUICK_TESTS := $(wildcard $(addprefix tests/,tidy unit cli core engine matching features rpc observability))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types format bench lock clean
+.PHONY: help demo test check lint types format bench simulate lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -37,6 +38,9 @@ format: $(INSTALLED)  ## write the code in the project's style
 
 bench: $(INSTALLED)  ## measure throughput, latency, CPU and memory
 	$(BIN)/perdure bench
+
+simulate: $(INSTALLED)  ## simulate whole servers with faults, from SEEDS seeds (default 1000)
+	$(BIN)/python -m perdure.testing.simulator --seeds $(SEEDS)
 
 lock: $(INSTALLED)  ## choose dependency versions anew
 	$(BIN)/pip install --quiet "uv>=0.8"
