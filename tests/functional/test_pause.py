@@ -133,7 +133,7 @@ async def test_paused_run_goes_on_where_it_was(client: Client) -> None:
         )
         assert (await client.workflow_service.query_workflow(query)).query_rejected.status == PAUSED
         with pytest.raises(RPCError) as refused:
-            await handle.execute_update(Working.poke)
+            await handle.execute_update("poke")
         assert refused.value.status == RPCStatusCode.FAILED_PRECONDITION
         await unpause(client, "w")
         assert await handle.result() == "done"
@@ -178,10 +178,16 @@ async def fail_task(client: Client, message: str) -> None:
 
 @pytest.mark.parametrize(
     "policy",
-    ["nonsense", '{"action": "explode"}', '{"action": "pause", "after": 0}', '{"actoin": "pause"}', '{"workflow_types": {"T": {"after": "3"}}}'],
+    [
+        "nonsense",
+        '{"action": "explode"}',
+        '{"action": "pause", "after": 0}',
+        '{"actoin": "pause"}',
+        '{"workflow_types": {"T": {"after": "3"}}}',
+    ],
 )
 async def test_bad_policy_is_refused(client: Client, policy: str) -> None:
-    with pytest.raises(RPCError, match="perdure.poison-policy: not a poison policy: .*it looks like") as refused:
+    with pytest.raises(RPCError, match=r"perdure\.poison-policy: not a poison policy: .*it looks like") as refused:
         await set_policy(client, policy)
     assert refused.value.status == RPCStatusCode.INVALID_ARGUMENT
 

@@ -14,10 +14,12 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType, ResetReapplyExcludeType
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from perdure.app import Server
 from tests.support.inspected import inspected_server
+from tests.support.waiting import until
 
 QUEUE = "reset"
 SECOND = timedelta(seconds=1)
@@ -116,6 +118,16 @@ async def reset(client: Client, handle: WorkflowHandle[Any, Any], event_id: int,
     return (await client.workflow_service.reset_workflow_execution(request)).run_id
 
 
+async def tasks(handle: WorkflowHandle[Any, Any], count: int) -> list[Any]:
+    """The completed workflow tasks, once there are so many."""
+
+    async def completed() -> list[Any]:
+        found = await events_of(handle, E.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
+        return found if len(found) >= count else []
+
+    return await until(completed)
+
+
 async def first_task(handle: WorkflowHandle[Any, Any]) -> int:
     return (await events_of(handle, E.EVENT_TYPE_WORKFLOW_TASK_COMPLETED))[0].event_id
 
@@ -124,7 +136,7 @@ async def test_signals_and_updates_happen_again(client: Client) -> None:
     async with worker(client):
         handle = await client.start_workflow(Collecting.run, id="w", task_queue=QUEUE)
         await handle.signal(Collecting.add, 1)
-        assert await handle.execute_update(Collecting.double, 2) == 4
+        assert await handle.execute_update("double", 2) == 4
         await handle.signal(Collecting.add, 5)
         old = client.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id)
         run_id = await reset(client, old, await first_task(old))
@@ -154,7 +166,7 @@ async def test_same_request_resets_once(client: Client) -> None:
     async with worker(client):
         handle = await client.start_workflow(Collecting.run, id="w", task_queue=QUEUE)
         await handle.signal(Collecting.add, 1)
-        await handle.execute_update(Collecting.double, 1)
+        await handle.execute_update("double", 1)
         event_id = await first_task(handle)
         first = await reset(client, handle, event_id)
         assert await reset(client, handle, event_id) == first
@@ -165,8 +177,7 @@ async def test_same_request_resets_once(client: Client) -> None:
 async def test_child_stays_with_the_new_run(client: Client) -> None:
     async with worker(client):
         handle = await client.start_workflow(Parent.run, id="p", task_queue=QUEUE)
-        while len(completed := await events_of(handle, E.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)) < 3:
-            await asyncio.sleep(0.01)
+        completed = await tasks(handle, 3)
         started = await events_of(handle, E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED)
         after_start = next(event.event_id for event in completed if event.event_id > started[0].event_id)
         await reset(client, handle, after_start)
@@ -183,8 +194,7 @@ async def test_no_signal_is_lost_while_resets_happen(client: Client) -> None:
     async with worker(client):
         handle = await client.start_workflow(Collecting.run, id="w", task_queue=QUEUE)
         latest = client.get_workflow_handle_for(Collecting.run, handle.id)
-        while not await events_of(handle, E.EVENT_TYPE_WORKFLOW_TASK_COMPLETED):
-            await asyncio.sleep(0.01)
+        await tasks(handle, 1)
 
         async def send(first: int) -> None:
             for item in range(first, first + 40):
@@ -222,7 +232,7 @@ async def test_reset_run_survives_a_restart(tmp_path: Path) -> None:
         async with worker(client):
             handle = await client.start_workflow(Collecting.run, id="w", task_queue=QUEUE)
             await handle.signal(Collecting.add, 7)
-            await handle.execute_update(Collecting.double, 4)
+            await handle.execute_update("double", 4)
             await reset(client, handle, await first_task(handle))
     async with inspected_server(database=database) as server:
         client = await Client.connect(server.grpc_address)
@@ -234,8 +244,6 @@ async def test_reset_run_survives_a_restart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("event_id", [2, 1, 99])
 async def test_point_without_a_pending_task_is_refused(client: Client, event_id: int) -> None:
-    from temporalio.service import RPCError, RPCStatusCode
-
     handle = await client.start_workflow(Collecting.run, id="w", task_queue=QUEUE)
     with pytest.raises(RPCError) as refused:
         await reset(client, handle, event_id)

@@ -15,7 +15,8 @@ from perdure.testing.inspector import Inspector
 async def inspected_server(**settings: Any) -> AsyncGenerator[Server]:
     """On free ports, in memory unless the settings say otherwise. Fails at the end when a step broke an invariant."""
     inspector = Inspector()
-    async with Server(ServerSettings(**{"grpc_port": 0, "metrics_port": None, "database": "", **settings})) as server:
+    chosen: dict[str, Any] = {"grpc_port": 0, "metrics_port": None, "database": "", **settings}
+    async with Server(ServerSettings(**chosen)) as server:
         inspector.attach(server.core.engine)
         yield server
     inspector.verify()
