@@ -19,6 +19,8 @@ from perdure.features.workflow.state import WorkflowState
 from perdure.store.protocol import JournalRow
 
 ROWS_AT_ONCE = 256
+EVENTS_AT_ONCE = 500
+"""After so many events, others get their turn. A row is never divided."""
 
 
 async def make_plan(services: WorkflowServices, base: WorkflowExecution, finish_event_id: int, excluded: frozenset[int]) -> ResetPlan:
@@ -99,13 +101,17 @@ async def _collect(
 
 async def _rows(services: WorkflowServices, run: WorkflowExecution, first_event_id: int, last_event_id: int) -> AsyncIterator[JournalRow]:
     """The durable journal rows with events first..last."""
+    events = 0
     while first_event_id <= last_event_id:
         rows = await services.engine.store.read_history(run.uid, first_event_id, ROWS_AT_ONCE)
         for row in rows:
             if row.first_event_id > last_event_id:
                 return
             yield row
+            events += row.event_count
+            if events >= EVENTS_AT_ONCE:
+                events = 0
+                await asyncio.sleep(0)
         if not rows:
             return
         first_event_id = rows[-1].first_event_id + rows[-1].event_count
-        await asyncio.sleep(0)
