@@ -14,6 +14,7 @@ from temporalio.api.enums.v1 import IndexedValueType
 
 from perdure.core.call import MethodTable
 from perdure.core.clock import SECOND, Clock, SystemClock
+from perdure.core.enum_values import keep_enum_values
 from perdure.core.execution import Kind
 from perdure.core.ids import IdSource
 from perdure.core.poison_policy import parse_poison_policy
@@ -75,6 +76,7 @@ class Core:
         self.matching = Matching(clock)
         TaskQueueMetrics(metrics, registry, self.matching, self.namespaces)
         self.removal = NamespaceRemoval(self.namespaces, self.engine, clock)
+        keep_enum_values()
         self.methods = method_table()
         checks = Checks(self.namespaces, lambda token: decode_token(token).namespace_id, clock, settings.limits)
         self.dispatcher = Dispatcher(self.methods, checks, RpcMetrics(registry), ids)

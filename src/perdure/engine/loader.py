@@ -53,7 +53,10 @@ class Loader:
         return chain
 
     async def chain(self, key: ChainKey, run_id: str | None) -> Chain:
-        """The chain, with its current run and the asked-for run (if they exist) in memory. Raises ApiError UNAVAILABLE when the store fails."""
+        """The chain, with its current run and the asked-for run (if they exist) in memory.
+
+        Raises ApiError UNAVAILABLE when the store fails.
+        """
         while True:
             chain = self.cached(key, run_id)
             if chain is not None:

@@ -6,6 +6,7 @@ attributes of the run.
 
 from __future__ import annotations
 
+import functools
 import json
 
 from temporalio.api.enums.v1 import EventType
@@ -67,8 +68,15 @@ def _note_build_id(state: WorkflowState, attributes: WorkflowTaskCompletedEventA
     if stamp.use_versioning or attributes.HasField("deployment_version"):
         return
     old = state.search_attributes.get(BUILD_IDS)
-    known: list[str] = json.loads(old.data) if old is not None else []
-    found = [UNVERSIONED, f"{UNVERSIONED}:{stamp.build_id}"] if stamp.build_id else [UNVERSIONED]
-    new = [build_id for build_id in found if build_id not in known]
-    if new:
-        set_keywords(state, BUILD_IDS, [*known, *new])
+    noted = _with_build(old.data if old is not None else b"[]", stamp.build_id)
+    if noted is not None:
+        set_keywords(state, BUILD_IDS, noted)
+
+
+@functools.lru_cache(1000)
+def _with_build(data: bytes, build_id: str) -> tuple[str, ...] | None:
+    """The keywords with those of a build added; None when they have them already. data: the keywords as JSON."""
+    known: list[str] = json.loads(data)
+    found = [UNVERSIONED, f"{UNVERSIONED}:{build_id}"] if build_id else [UNVERSIONED]
+    new = [keyword for keyword in found if keyword not in known]
+    return (*known, *new) if new else None
