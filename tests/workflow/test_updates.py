@@ -373,15 +373,7 @@ def test_completion_callbacks_are_kept() -> None:
 # -- update with start -------------------------------------------------------------------------------------------
 def test_neither_happens_when_the_update_of_an_update_with_start_is_refused() -> None:
     async def test(server: VirtualServer) -> None:
-        start = StartWorkflowExecutionRequest(
-            namespace="default", workflow_id=WORKFLOW_ID, workflow_type=WorkflowType(name="Workflow"), task_queue=QUEUE
-        )
-        operations = [
-            ExecuteMultiOperationRequest.Operation(start_workflow=start),
-            ExecuteMultiOperationRequest.Operation(update_workflow=update_request("u")),
-        ]
-        request = ExecuteMultiOperationRequest(namespace="default", operations=operations)
-        error = await refusal(asyncio.create_task(server.call("ExecuteMultiOperation", request)))
+        error = await refusal(asyncio.create_task(server.call("ExecuteMultiOperation", update_with_start())))
         assert error.code == Code.RESOURCE_EXHAUSTED
         assert isinstance(error.detail, MultiOperationExecutionFailure)
         assert [status.code for status in error.detail.statuses] == [Code.ABORTED, Code.RESOURCE_EXHAUSTED]
@@ -389,3 +381,34 @@ def test_neither_happens_when_the_update_of_an_update_with_start_is_refused() ->
         assert (await refusal(asyncio.create_task(server.call("DescribeWorkflowExecution", describe)))).code == Code.NOT_FOUND
 
     on_virtual_server(test, dynamic_config={"history.maxInFlightUpdatePayloads": 1})
+
+
+def test_update_with_start_survives_a_commit_that_fails() -> None:
+    """The run is begun; only the acceptance is lost, and the update is delivered again to that run, whatever the conflict policy."""
+
+    async def test(server: VirtualServer) -> None:
+        call = asyncio.create_task(server.call("ExecuteMultiOperation", update_with_start(), 60))
+        task = await next_task(server)
+        server.store.faults = StoreFaults(commit_fails=1.0)
+        await refusal(asyncio.create_task(complete(server, task, accept(task.messages[0]), respond(task.messages[0]))))
+        server.store.faults = StoreFaults()
+        await asyncio.wait([call], timeout=15)
+        task = await next_task(server)
+        await complete(server, task, accept(task.messages[0]), respond(task.messages[0]))
+        started, updated = (await call).responses
+        assert started.start_workflow.started
+        assert started.start_workflow.run_id == updated.update_workflow.update_ref.workflow_execution.run_id
+        assert updated.update_workflow.outcome.success == payloads('"done"')
+
+    on_virtual_server(test)
+
+
+def update_with_start() -> ExecuteMultiOperationRequest:
+    start = StartWorkflowExecutionRequest(
+        namespace="default", workflow_id=WORKFLOW_ID, workflow_type=WorkflowType(name="Workflow"), task_queue=QUEUE
+    )
+    operations = [
+        ExecuteMultiOperationRequest.Operation(start_workflow=start),
+        ExecuteMultiOperationRequest.Operation(update_workflow=update_request("u")),
+    ]
+    return ExecuteMultiOperationRequest(namespace="default", operations=operations)

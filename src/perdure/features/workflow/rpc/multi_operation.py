@@ -8,7 +8,7 @@ happen or neither does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from google.protobuf.any_pb2 import Any
 from temporalio.api.common.v1 import Link
@@ -71,26 +71,26 @@ class MultiOperationRpc:
     async def execute(self, request: ExecuteMultiOperationRequest, call: Call) -> ExecuteMultiOperationResponse:
         start, update = self._prepare(request, call.namespace_id)
         services = self._services
-        patience = Patience(services.clock, call, services.limits.history_long_poll_ns)
-        retried, began = False, ""
-        while True:
-            begun = await self._begin(start, update, call.namespace_id)
-            if begun.key.run_id == began:
-                begun = replace(begun, started=True)  # by an earlier turn of this loop
-            began = begun.key.run_id if begun.started else began
-            try:
-                reached = await self._reach(begun, update, patience)
-                return _response(start, update, begun, reached)
-            except UpdateLost:
-                continue
-            except ApiError as error:
-                closed_first = error.code == Code.NOT_FOUND and error.message == ABORTED and not begun.started
-                if closed_first and not retried:
-                    retried = True  # the run closed first; now the start can begin another one
+        with Patience(services.clock, call, services.limits.history_long_poll_ns) as patience:
+            first: Begun | None = None
+            retried = False
+            while True:
+                is_started = first is not None and first.started
+                begun = await self._begin(start, update, call.namespace_id, patience, is_started=is_started)
+                first = first if first is not None and first.started else begun
+                try:
+                    reached = await self._reach(begun, update, patience)
+                    return _response(start, update, first, begun.key.run_id, reached)
+                except UpdateLost:
                     continue
-                if closed_first:
-                    error = ApiError(Code.ABORTED, error.message)
-                raise refused(None if begun.started else _aborted(), error) from None
+                except ApiError as error:
+                    closed_first = error.code == Code.NOT_FOUND and error.message == ABORTED and not first.started
+                    if closed_first and not retried:
+                        retried = True  # the run closed first; now the start can begin another one
+                        continue
+                    if closed_first:
+                        error = ApiError(Code.ABORTED, error.message)
+                    raise refused(None if first.started else _aborted(), error) from None
 
     # -- checks ---------------------------------------------------------------------------------------------
     def _prepare(
@@ -133,13 +133,24 @@ class MultiOperationRpc:
             raise invalid_argument("RunId is not allowed.")
 
     # -- the transaction ------------------------------------------------------------------------------------
-    async def _begin(self, start: StartWorkflowExecutionRequest, update: UpdateWorkflowExecutionRequest, namespace_id: str) -> Begun:
-        key = ChainKey(namespace_id, WORKFLOW, start.workflow_id)
-        return await self._services.engine.transact(key, None, lambda t: self._decide(t, start, update, namespace_id))
+    async def _begin(
+        self, start: StartWorkflowExecutionRequest, update: UpdateWorkflowExecutionRequest, namespace_id: str, patience: Patience,
+        *, is_started: bool,
+    ) -> Begun:  # fmt: skip
+        """is_started: an earlier turn began the run; only its update was lost, so that a run that is there is used."""
+
+        def decide(transaction: Transaction) -> Begun:
+            begun = self._decide(transaction, start, update, namespace_id, is_started=is_started)
+            assert transaction.current is not None
+            patience.hold(transaction.current)
+            return begun
+
+        return await self._services.engine.transact(ChainKey(namespace_id, WORKFLOW, start.workflow_id), None, decide)
 
     def _decide(
-        self, transaction: Transaction, start: StartWorkflowExecutionRequest, update: UpdateWorkflowExecutionRequest, namespace_id: str
-    ) -> Begun:
+        self, transaction: Transaction, start: StartWorkflowExecutionRequest, update: UpdateWorkflowExecutionRequest, namespace_id: str,
+        *, is_started: bool,
+    ) -> Begun:  # fmt: skip
         current = transaction.current
         if current is not None:
             state: WorkflowState = current.state
@@ -147,7 +158,8 @@ class MultiOperationRpc:
             if completed_event_id := state.completed_updates.get(update_id):
                 return Begun(current.key, False, state.status, completed_event_id=completed_event_id)
             if state.is_open and (
-                (start.request_id and start.request_id == state.start_request_id)
+                is_started
+                or start.request_id == state.start_request_id
                 or is_known(state, update_id)
                 or update_id in current.volatile.updates
                 or start.workflow_id_conflict_policy == USE_EXISTING
@@ -181,9 +193,12 @@ class MultiOperationRpc:
 
 
 def _response(
-    start: StartWorkflowExecutionRequest, update: UpdateWorkflowExecutionRequest, begun: Begun, reached: Reached
+    start: StartWorkflowExecutionRequest, update: UpdateWorkflowExecutionRequest, begun: Begun, updated_run_id: str, reached: Reached
 ) -> ExecuteMultiOperationResponse:
-    """The official server says less about a run that it did not touch."""
+    """The official server says less about a run that it did not touch.
+
+    updated_run_id: the run that took the update, which may follow the one that was begun.
+    """
     run_id = begun.key.run_id
     started = StartWorkflowExecutionResponse(run_id=run_id, started=begun.started, status=begun.status.value)  # pyright: ignore
     if begun.started:
@@ -194,7 +209,7 @@ def _response(
             Link.WorkflowEvent(namespace=start.namespace, workflow_id=start.workflow_id, run_id=run_id, event_ref=reference)
         )
     update.namespace = update.namespace or start.namespace
-    updated = update_response(update, run_id, reached, links=not begun.completed_event_id)
+    updated = update_response(update, updated_run_id, reached, links=not begun.completed_event_id)
     return ExecuteMultiOperationResponse(responses=[Response(start_workflow=started), Response(update_workflow=updated)])
 
 

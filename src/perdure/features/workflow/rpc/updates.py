@@ -41,22 +41,23 @@ class UpdateRpc:
     async def update(self, request: UpdateWorkflowExecutionRequest, call: Call) -> UpdateWorkflowExecutionResponse:
         services = self._services
         prepare_update(request, services.limits, services.engine.ids)
-        patience = Patience(services.clock, call, services.limits.history_long_poll_ns)
-        while True:
-            key, pending = await self._admit(request, call)
-            try:
-                reached = await self._stages.wait(
-                    key, request.request.meta.update_id, pending, request.wait_policy.lifecycle_stage, patience
-                )
-            except UpdateLost:
-                continue  # nothing of it happened: admit it again, on the current run if none was named
-            return update_response(request, key.run_id, reached)
+        update_id, stage = request.request.meta.update_id, request.wait_policy.lifecycle_stage
+        with Patience(services.clock, call, services.limits.history_long_poll_ns) as patience:
+            while True:
+                key, pending = await self._admit(request, call, patience)
+                try:
+                    reached = await self._stages.wait(key, update_id, pending, stage, patience)
+                except UpdateLost:
+                    continue  # nothing of it happened: admit it again, on the current run if none was named
+                return update_response(request, key.run_id, reached)
 
-    async def _admit(self, request: UpdateWorkflowExecutionRequest, call: Call) -> tuple[RunKey, PendingUpdate | None]:
+    async def _admit(self, request: UpdateWorkflowExecutionRequest, call: Call, patience: Patience) -> tuple[RunKey, PendingUpdate | None]:
         def decide(step: WorkflowStep, transaction: Transaction) -> tuple[RunKey, PendingUpdate | None]:
             first_run_id = step.state.started.first_execution_run_id
             if request.first_execution_run_id not in ("", first_run_id):
                 raise not_found("workflow execution not found")
+            assert transaction.run is not None
+            patience.hold(transaction.run)
             return step.key, admit(step, request.request)
 
         execution = request.workflow_execution
@@ -74,11 +75,12 @@ class UpdateRpc:
         missing = not_found(f'update "{update_id}" not found')
         if pending is None and not is_known(execution.state, update_id):
             raise missing
-        patience = Patience(services.clock, call, services.limits.history_long_poll_ns)
-        try:
-            reached = await self._stages.wait(execution.key, update_id, pending, request.wait_policy.lifecycle_stage, patience)
-        except UpdateLost:
-            raise missing from None
+        with Patience(services.clock, call, services.limits.history_long_poll_ns) as patience:
+            patience.hold(execution)
+            try:
+                reached = await self._stages.wait(execution.key, update_id, pending, request.wait_policy.lifecycle_stage, patience)
+            except UpdateLost:
+                raise missing from None
         return PollWorkflowExecutionUpdateResponse(
             outcome=reached.outcome, stage=reached.stage, update_ref=update_ref(asked.workflow_id, execution.key.run_id, update_id)
         )

@@ -7,11 +7,12 @@ import asyncio
 from perdure.core.call import Call
 from perdure.core.clock import Clock
 from perdure.core.errors import ApiError, Code
+from perdure.engine.live import AnyExecution
 from perdure.features.workflow.services import WorkflowExecution
 
 
 class Patience:
-    """How long one call waits: the server's long poll, or less if the caller's own deadline comes first.
+    """How long one call waits: the server's long poll, or less if the caller's own deadline comes first. Use it as a context manager.
 
     long_poll: nanoseconds.
     """
@@ -19,9 +20,22 @@ class Patience:
     def __init__(self, clock: Clock, call: Call, long_poll: int) -> None:
         self._clock = clock
         self._deadline = call.deadline
+        self._held: list[AnyExecution] = []
         self.until = clock.now() + long_poll
         if call.deadline is not None:
             self.until = min(self.until, call.deadline)
+
+    def __enter__(self) -> Patience:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for execution in self._held:
+            execution.pins -= 1
+
+    def hold(self, execution: AnyExecution) -> None:
+        """Keep a run in memory as long as the call waits: what it waits for may be nowhere else."""
+        execution.pins += 1
+        self._held.append(execution)
 
     @property
     def is_over(self) -> bool:
