@@ -97,6 +97,35 @@ def test_reset_ends_a_backoff_and_begins_again() -> None:
     on_virtual_server(test)
 
 
+def test_a_token_from_before_a_reset_is_stale_although_the_count_is_the_same() -> None:
+    async def test(server: VirtualServer) -> None:
+        await begin(server, retry_policy=SLOW)
+        before = await server.activity_task()
+        await fail(server, before)
+        await control(server, "ResetActivity")
+        after = await server.activity_task()
+        assert before.attempt == after.attempt == 1
+        assert "invalid activityID" in await refusal(complete(server, before))
+        await complete(server, after)
+
+    on_virtual_server(test)
+
+
+def test_taking_the_details_from_a_running_attempt_does_not_time_it_out() -> None:
+    async def test(server: VirtualServer) -> None:
+        await begin(server, heartbeat_timeout=seconds(5), start_to_close_timeout=seconds(100))
+        task = await server.activity_task()
+        for _ in range(3):
+            await server.pass_time(4)
+            await heartbeat(server, task, payloads("1"))
+        await control(server, "PauseActivity")
+        await control(server, "UnpauseActivity", reset_heartbeat=True)
+        await server.pass_time(3)
+        await complete(server, task)
+
+    on_virtual_server(test)
+
+
 def test_reset_of_a_running_attempt_is_told_by_its_heartbeat() -> None:
     async def test(server: VirtualServer) -> None:
         await begin(server, retry_policy=QUICK)
