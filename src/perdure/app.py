@@ -122,8 +122,9 @@ class Core:
         settings = self.settings
         await self.namespaces.load()
         await self.namespaces.create_system()
-        attributes = {name: int(IndexedValueType.Value(f"INDEXED_VALUE_TYPE_{_snake(t)}")) for name, t in
-        settings.search_attributes.items()}
+        attributes = {
+            name: int(IndexedValueType.Value(f"INDEXED_VALUE_TYPE_{_snake(t)}")) for name, t in settings.search_attributes.items()
+        }
         for name in settings.namespaces:
             namespace = self.namespaces.by_name(name)
             if namespace is None:

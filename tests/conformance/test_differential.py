@@ -1,8 +1,8 @@
 """E1–E10: what the official server did in hundreds of scenarios, and what this one does.
 
-The scenarios and the official server's recordings lie beside a checkout (``../shared/differential``), not in it; elsewhere these tests are skipped.
-``must_pass.txt`` names what has to agree, wording of errors included; it only grows. A deliberate difference has a decision record and an expectation of
-our own under ``expected/``, which takes the place of the official recording.
+The scenarios and the official server's recordings lie beside a checkout (``../shared/differential``), not in it; elsewhere these tests are
+skipped. ``must_pass.txt`` names what has to agree, wording of errors included; it only grows. A deliberate difference has a decision record
+and an expectation of our own under ``expected/``, which takes the place of the official recording.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def load_harness() -> ModuleType:
 
 def record(address: str, out: Path, names: list[str], concurrency: int) -> None:
     """Drive our server through scenarios and write down what it answers."""
-    command = [sys.executable, str(DIFFERENTIAL / "harness.py"), "record", address, str(out), "--concurrency", str(concurrency), "--only", *names]
+    command = [sys.executable, str(DIFFERENTIAL / "harness.py"), "record", address, str(out)]
+    command += ["--concurrency", str(concurrency), "--only", *names]
     subprocess.run(command, check=False, capture_output=True, timeout=800)
 
 

@@ -133,7 +133,7 @@ async def test_paused_run_goes_on_where_it_was(client: Client) -> None:
         )
         assert (await client.workflow_service.query_workflow(query)).query_rejected.status == PAUSED
         with pytest.raises(RPCError) as refused:
-            await handle.execute_update("poke")
+            await handle.execute_update("poke")  # pyright: ignore[reportUnknownMemberType]  an overload of the SDK is not fully typed
         assert refused.value.status == RPCStatusCode.FAILED_PRECONDITION
         await unpause(client, "w")
         assert await handle.result() == "done"

@@ -136,7 +136,7 @@ async def test_signals_and_updates_happen_again(client: Client) -> None:
     async with worker(client):
         handle = await client.start_workflow(Collecting.run, id="w", task_queue=QUEUE)
         await handle.signal(Collecting.add, 1)
-        assert await handle.execute_update("double", 2) == 4
+        assert await handle.execute_update("double", 2) == 4  # pyright: ignore[reportUnknownMemberType]  an overload of the SDK is not fully typed
         await handle.signal(Collecting.add, 5)
         old = client.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id)
         run_id = await reset(client, old, await first_task(old))
@@ -166,7 +166,7 @@ async def test_same_request_resets_once(client: Client) -> None:
     async with worker(client):
         handle = await client.start_workflow(Collecting.run, id="w", task_queue=QUEUE)
         await handle.signal(Collecting.add, 1)
-        await handle.execute_update("double", 1)
+        await handle.execute_update("double", 1)  # pyright: ignore[reportUnknownMemberType]  an overload of the SDK is not fully typed
         event_id = await first_task(handle)
         first = await reset(client, handle, event_id)
         assert await reset(client, handle, event_id) == first
@@ -232,7 +232,7 @@ async def test_reset_run_survives_a_restart(tmp_path: Path) -> None:
         async with worker(client):
             handle = await client.start_workflow(Collecting.run, id="w", task_queue=QUEUE)
             await handle.signal(Collecting.add, 7)
-            await handle.execute_update("double", 4)
+            await handle.execute_update("double", 4)  # pyright: ignore[reportUnknownMemberType]  an overload of the SDK is not fully typed
             await reset(client, handle, await first_task(handle))
     async with inspected_server(database=database) as server:
         client = await Client.connect(server.grpc_address)

@@ -147,9 +147,7 @@ async def test_small_header_table_is_acknowledged(door: Door) -> None:
         (frames.PUSH_PROMISE, 0, 1, b"", frames.ErrorCode.PROTOCOL_ERROR),
     ],
 )
-async def test_fault_ends_the_connection(
-    door: Door, kind: int, flags: int, stream: int, payload: bytes, code: frames.ErrorCode
-) -> None:
+async def test_fault_ends_the_connection(door: Door, kind: int, flags: int, stream: int, payload: bytes, code: frames.ErrorCode) -> None:
     async with RawHttp2(door.port) as client:
         client.send(kind, flags, stream, payload)
         goodbye = await client.receive_kind(frames.GOAWAY)

@@ -34,8 +34,8 @@ class ServerProcess:
 
     def start(self) -> None:
         """Start, and wait until it answers. Raises RuntimeError with what it printed when it does not."""
-        command = [sys.executable, "-m", "perdure", "server", "start", "--port", str(self.port), "--metrics-port", "off", "--log-level", "warn"]
-        command += ["--database", self.database or ":memory:", *self.flags]
+        command = [sys.executable, "-m", "perdure", "server", "start", "--port", str(self.port), "--metrics-port", "off"]
+        command += ["--log-level", "warn", "--database", self.database or ":memory:", *self.flags]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path.cwd())
         assert self.process.stdout is not None
         printed: list[str] = []

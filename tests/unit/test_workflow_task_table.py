@@ -33,6 +33,8 @@ from perdure.features.workflow.task import (
     unwritten_events,
     write_task_events,
 )
+from perdure.observability.metrics import Registry
+from perdure.observability.server_metrics import ServerMetrics
 from perdure.store.opening import create_store
 
 CONCERNS = perdure.features.workflow.feature.CONCERNS
@@ -48,7 +50,7 @@ class Run:
     history: list[str] = field(default_factory=list[str])
 
     def __post_init__(self) -> None:
-        self.kind = WorkflowKind(Limits(), NamespaceRegistry(create_store(""), self.ids))
+        self.kind = WorkflowKind(Limits(), NamespaceRegistry(create_store(""), self.ids), ServerMetrics(Registry()))
         self.state = self.kind.new_state()
         self.volatile = self.kind.new_volatile()
         step = self.step()

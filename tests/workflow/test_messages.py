@@ -82,6 +82,7 @@ async def serving(store: Any, partitions: int = 1) -> AsyncGenerator[Client]:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
 
+
 def types(events: Sequence[HistoryEvent]) -> list[EventType.ValueType]:
     return [event.event_type for event in events]
 

@@ -45,8 +45,8 @@ async def _serve(settings: ServerSettings) -> int:
 
 
 def _collect_rarely() -> None:
-    """What a server keeps in memory is freed by reference counts. Searching it for cycles, again and again while it grows, would cost more CPU
-    than the workflows themselves."""
+    """What a server keeps in memory is freed by reference counts. Searching it for cycles, again and again while it grows, would cost more
+    CPU than the workflows themselves."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)

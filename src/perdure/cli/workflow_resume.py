@@ -133,4 +133,3 @@ def as_json(point: ResumePoint, run_id: str, new_run_id: str) -> dict[str, Any]:
             for step, then in steps
         ],
     }
-

@@ -91,9 +91,7 @@ def unavailable(message: str) -> ApiError:
     return ApiError(Code.UNAVAILABLE, message)
 
 
-def resource_exhausted(
-    message: str, cause: ResourceExhaustedCause.ValueType, scope: ResourceExhaustedScope.ValueType
-) -> ApiError:
+def resource_exhausted(message: str, cause: ResourceExhaustedCause.ValueType, scope: ResourceExhaustedScope.ValueType) -> ApiError:
     return ApiError(Code.RESOURCE_EXHAUSTED, message, details.ResourceExhaustedFailure(cause=cause, scope=scope))
 
 

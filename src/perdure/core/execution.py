@@ -110,7 +110,8 @@ class Kind(Protocol[S, V]):
     def visible(self, state: S) -> Visible: ...
 
     def shown(self, state: S) -> object:
-        """Compares unequal when anything changed in :meth:`visible` that an open execution's header has to show. Cheap: asked after every step."""
+        """Compares unequal when anything changed in :meth:`visible` that an open execution's header has to show. Cheap: asked after every
+        step."""
         ...
 
     def next_event_id(self, state: S) -> int: ...

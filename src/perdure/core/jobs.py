@@ -1,8 +1,7 @@
 """Jobs: deferred work as a function of state.
 
 A *part* of a state (its workflow task, one activity, one timer …) says which jobs it implies. Jobs are kept in memory only, never
-cancelled: a job
-that is no longer implied by the state when its time comes is dropped. After a reload they are derived again.
+cancelled: a job that is no longer implied by the state when its time comes is dropped. After a reload they are derived again.
 
 What an execution has in memory only (its volatile state) may imply jobs too; they are lost with it. They are treated alike, but for two
 things: a step says with :meth:`perdure.core.step.Step.touch_volatile` that they may have changed, and they find their part in the volatile

@@ -27,8 +27,8 @@ class Step(Generic[S, V]):
     key: the run. state, volatile: its state. now: nanoseconds since the epoch.
 
     The state changes only through the methods here. The volatile state is changed directly, but every change says :meth:`touch_volatile`,
-    so that its jobs are found and waiting callers look again, and :meth:`on_undo`, so that a decision that turns out to be impossible leaves
-    it as it was.
+    so that its jobs are found and waiting callers look again, and :meth:`on_undo`, so that a decision that turns out to be impossible
+    leaves it as it was.
     """
 
     def __init__(self, kind: Kind[S, V], key: RunKey, state: S, volatile: V, now: int, ids: IdSource, first_event_id: int) -> None:

@@ -10,7 +10,6 @@ from perdure.core.execution import ChainKey
 from perdure.engine.live import AnyExecution, Chain
 from perdure.engine.timers import Timers
 
-
 MOST_LOOKED_AT = 100
 """Executions that one call of :meth:`Cache.trim` looks at: every call that brings one in pays for taking about one out."""
 

@@ -112,8 +112,7 @@ class Partition:
         """Apply an intent to a chain and wait until its outcome is durable.
 
         run_id: the run it addresses; None for the current one. decide: sync; returns the outcome, or raises ApiError to refuse; gets
-        ``run`` None
-        when there is no such run. Raises ApiError UNAVAILABLE when the store failed; then nothing of it happened.
+        ``run`` None when there is no such run. Raises ApiError UNAVAILABLE when the store failed; then nothing of it happened.
         """
         result, group = await self.transact_early(key, run_id, decide)
         if group is not None:
@@ -473,4 +472,3 @@ class Partition:
         self.timers.close()
         self.cache.flush()
         await self.writer.stop()
-

@@ -21,9 +21,9 @@ background: set[asyncio.Task[None]] = set()
 class StoreFaults:
     """How often a store fails: probabilities from 0 to 1, and delays in seconds.
 
-    commit_fails: nothing of it happened. commit_unknown: the connection broke in the middle; it happened or not, half of the time each. read_fails: also
-    renewing a lease. lost: how long the connection is gone after an unknown commit, at most. delay: of every commit and read, at most; slow: a commit takes
-    slow_delay, at most, instead.
+    commit_fails: nothing of it happened. commit_unknown: the connection broke in the middle; it happened or not, half of the time each.
+    read_fails: also renewing a lease. lost: how long the connection is gone after an unknown commit, at most. delay: of every commit and
+    read, at most; slow: a commit takes slow_delay, at most, instead.
     """
 
     commit_fails: float = 0.0

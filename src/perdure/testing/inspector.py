@@ -100,7 +100,8 @@ class Inspector:
             self._fail(execution, f"{what}: {_difference(execution.state, state)}")
 
     def _look_at_jobs(self, execution: AnyExecution, jobs: set[Job], before: set[Job] | None) -> None:
-        """Every job that the state implies is waiting for its time, or its part is asked again earlier. An effect may have had its time before this step."""
+        """Every job that the state implies is waiting for its time, or its part is asked again earlier. An effect may have had its time
+        before this step."""
         for job in jobs:
             if job in execution.scheduled or (isinstance(job, EffectJob) and (before is None or job in before)):
                 continue

@@ -74,7 +74,8 @@ class _ProcessClock:
 
 @dataclass(slots=True)
 class NetworkFaults:
-    """Probabilities from 0 to 1. lost_request: the server never sees it. lost_answer: the client never hears of it. delay: seconds each way, at most."""
+    """Probabilities from 0 to 1. lost_request: the server never sees it. lost_answer: the client never hears of it. delay: seconds each
+    way, at most."""
 
     lost_request: float = 0.0
     lost_answer: float = 0.0

@@ -51,8 +51,8 @@ class _NoSelector(selectors.BaseSelector):
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop whose time is virtual.
 
-    shuffle: puts callbacks that are ready at the same time into an order of its own. asyncio promises them in the order in which they became ready; no
-    code of ours may depend on that, because over a real network and a real store that order is chance.
+    shuffle: puts callbacks that are ready at the same time into an order of its own. asyncio promises them in the order in which they
+    became ready; no code of ours may depend on that, because over a real network and a real store that order is chance.
     """
 
     def __init__(self, shuffle: random.Random | None = None) -> None:

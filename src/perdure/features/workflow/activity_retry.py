@@ -71,9 +71,7 @@ def is_retryable(failure: Failure, non_retryable_types: Sequence[str]) -> bool:
     return True
 
 
-def next_delay(
-    now: int, policy: RetryPolicy, attempt: int, expires_at: int, failure: Failure | None
-) -> tuple[int, RetryState.ValueType]:
+def next_delay(now: int, policy: RetryPolicy, attempt: int, expires_at: int, failure: Failure | None) -> tuple[int, RetryState.ValueType]:
     """Nanoseconds from `now` until the attempt after this one may start, with IN_PROGRESS; or 0 and why there is none.
 
     attempt: that has ended, the first is 1. expires_at: no attempt starts later, 0 for no bound.

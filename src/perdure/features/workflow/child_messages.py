@@ -174,8 +174,7 @@ def _make_way(transaction: Transaction, policy: WorkflowIdReusePolicy.ValueType,
         return
     state: WorkflowState = current.state
     refused = policy == Reuse.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE or (
-        policy == Reuse.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE_FAILED_ONLY
-        and state.status in (Status.COMPLETED, Status.CONTINUED_AS_NEW)
+        policy == Reuse.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE_FAILED_ONLY and state.status in (Status.COMPLETED, Status.CONTINUED_AS_NEW)
     )
     if state.is_open:
         refused = policy != Reuse.WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING
@@ -191,7 +190,8 @@ def _make_way(transaction: Transaction, policy: WorkflowIdReusePolicy.ValueType,
 def _is_child(state: WorkflowState, child: Child, parent: RunKey) -> bool:
     """Whether a run belongs to that child of that parent's run, and not to somebody else who uses its workflow id.
 
-    A child that a reset run took over from the one it was made from outlives it, as on the official server: it knows only the first as parent.
+    A child that a reset run took over from the one it was made from outlives it, as on the official server: it knows only the first as
+    parent.
     """
     started = state.started
     execution = started.parent_workflow_execution

@@ -97,7 +97,8 @@ class ActivityTimeout(PureJob, frozen=True):
 class HeartbeatTimeout(PureJob, frozen=True, eq=False):
     """An attempt has not been heard of for so long (timeout, nanoseconds).
 
-    Every heartbeat moves it away. So all of one attempt are the same job, and wait in the timers once: when its first time comes, it is asked again.
+    Every heartbeat moves it away. So all of one attempt are the same job, and wait in the timers once: when its first time comes, it is
+    asked again.
     """
 
     scheduled_event_id: int

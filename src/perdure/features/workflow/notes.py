@@ -53,7 +53,8 @@ class TransientTaskScheduled(Note, frozen=True, tag="transient-scheduled"):
 
 
 class TaskHeartbeat(Note, frozen=True, tag="task-heartbeat"):
-    """The present task continues the one before (the worker is still busy with local activities); it counts from `original_scheduled_at`."""
+    """The present task continues the one before (the worker is still busy with local activities); it counts from
+    `original_scheduled_at`."""
 
     original_scheduled_at: int
 

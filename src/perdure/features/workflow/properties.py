@@ -42,9 +42,7 @@ def record_marker(step: WorkflowStep, command: Command, completion: Completion) 
         message = f"MarkerName on RecordMarkerCommand exceeds length limit. MarkerName={name} Length={length} Limit={limit}"
         raise CommandRefused(cause, message)
     details_size = sum(len(key.encode()) + value.ByteSize() for key, value in attributes.details.items())
-    refuse_if_too_big(
-        details_size, step.limits.blob_size_error_bytes, cause, "RecordMarkerCommandAttributes.Details exceeds size limit."
-    )
+    refuse_if_too_big(details_size, step.limits.blob_size_error_bytes, cause, "RecordMarkerCommandAttributes.Details exceeds size limit.")
     step.event(
         MarkerRecordedEventAttributes(
             marker_name=name, details=attributes.details, header=attributes.header if attributes.HasField("header") else None,

@@ -99,11 +99,7 @@ def find_resume_point(events: Sequence[HistoryEvent], *, event_id: int = 0, acti
     story = _read(events)
     failed = _chosen(story, event_id, activity_id)
     last = _last_event_before(story, failed)
-    again = [
-        (step, _becomes(step, last))
-        for step in story.steps.values()
-        if step is not failed and not 0 < step.ended_event_id <= last
-    ]
+    again = [(step, _becomes(step, last)) for step in story.steps.values() if step is not failed and not 0 < step.ended_event_id <= last]
     kept = sum(0 < step.ended_event_id <= last for step in story.steps.values())
     return ResumePoint(
         failed, last + 1, again, kept, sum(i > last for i in story.signals), sum(i > last for i in story.updates)
@@ -252,9 +248,7 @@ _ENDS: dict[int, tuple[str, str]] = {
     E.EVENT_TYPE_NEXUS_OPERATION_CANCELED: ("scheduled_event_id", "canceled"),
     E.EVENT_TYPE_NEXUS_OPERATION_TIMED_OUT: ("scheduled_event_id", "timed out"),
 }
-_TASK_ENDS = frozenset(
-    {E.EVENT_TYPE_WORKFLOW_TASK_COMPLETED, E.EVENT_TYPE_WORKFLOW_TASK_FAILED, E.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT}
-)
+_TASK_ENDS = frozenset({E.EVENT_TYPE_WORKFLOW_TASK_COMPLETED, E.EVENT_TYPE_WORKFLOW_TASK_FAILED, E.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT})
 _CLOSES = frozenset(
     {
         E.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,

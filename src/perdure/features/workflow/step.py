@@ -1,8 +1,8 @@
 """A step of a workflow run: numbers events, and buffers those that arrive while a workflow task runs.
 
-Events that tell the worker something new (a signal, a result) may not get between a workflow task's started and completed events. So they are applied at
-once but numbered at the end of the step, or, while a task runs, at the end of the task. Events that a worker's command or a task makes are numbered
-at once.
+Events that tell the worker something new (a signal, a result) may not get between a workflow task's started and completed events. So they
+are applied at once but numbered at the end of the step, or, while a task runs, at the end of the task. Events that a worker's command or a
+task makes are numbered at once.
 """
 
 from __future__ import annotations
@@ -223,8 +223,8 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
     def finish(self) -> None:
         """At the end of the step: number what waits, or, while a task runs, put it into the buffer.
 
-        What a worker caused in the very task that closed the run (it canceled an activity, then completed) stays in the buffer: history ends
-        with the close.
+        What a worker caused in the very task that closed the run (it canceled an activity, then completed) stays in the buffer: history
+        ends with the close.
 
         A task that is in memory only becomes a normal one first: what waits was decided while it was there, so it has to come after it.
         """

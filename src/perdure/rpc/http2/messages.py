@@ -29,9 +29,7 @@ def message_prefix(data: bytes) -> bytes:
 
 
 def too_large(size: int, limit: int) -> ApiError:
-    return ApiError(
-        Code.RESOURCE_EXHAUSTED, f"grpc: received message larger than max ({size} vs. {limit})"
-    )
+    return ApiError(Code.RESOURCE_EXHAUSTED, f"grpc: received message larger than max ({size} vs. {limit})")
 
 
 class MessageReader:

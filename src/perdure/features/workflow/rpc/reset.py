@@ -71,9 +71,7 @@ class ResetRpc:
                 continue
         raise busy_workflow("Workflow is busy.")
 
-    async def update_options(
-        self, request: UpdateWorkflowExecutionOptionsRequest, call: Call
-    ) -> UpdateWorkflowExecutionOptionsResponse:
+    async def update_options(self, request: UpdateWorkflowExecutionOptionsRequest, call: Call) -> UpdateWorkflowExecutionOptionsResponse:
         execution = request.workflow_execution
         wanted = request.workflow_execution_options
         if not execution.workflow_id:
