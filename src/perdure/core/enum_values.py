@@ -6,8 +6,6 @@ workflow. As plain attributes of the enum they cost next to nothing.
 
 from __future__ import annotations
 
-from typing import cast
-
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from temporalio.api.enums import v1
 
@@ -16,5 +14,5 @@ def keep_enum_values() -> None:
     """Keep every value of the API's enums as an attribute of its enum. May be called again."""
     for enum in vars(v1).values():
         if isinstance(enum, EnumTypeWrapper):
-            for name, value in cast("list[tuple[str, int]]", enum.items()):
+            for name, value in enum.items():
                 setattr(enum, name, value)
