@@ -18,7 +18,7 @@ from perdure import __version__
 from perdure.testing.bench import report
 from perdure.testing.bench.driver import Load
 from perdure.testing.bench.engine_only import EngineLoad
-from perdure.testing.bench.observed import ObservedServer
+from perdure.testing.bench.observed import ObservedServer, reference_seconds
 from perdure.testing.bench.processes import BenchError, Driver, running_server, seconds_to_first_answer
 from perdure.testing.bench.report import Report, percentile
 
@@ -79,6 +79,7 @@ def _positive(text: str) -> int:
 
 def _measure(parsed: argparse.Namespace) -> Report:
     measured = Report(_conditions(parsed))
+    reference = [reference_seconds()]
     with _database(parsed) as database:
         if "start" in parsed.only and not parsed.address:
             _say(parsed, "cold starts")
@@ -93,6 +94,9 @@ def _measure(parsed: argparse.Namespace) -> Report:
             times = msgspec.json.decode(output, type=EngineLoad).per_transition()
             for percent in (10, 50):
                 measured.add(f"engine alone: CPU per transition p{percent}", percentile(times, percent) * 1e6, "µs")
+    reference.append(reference_seconds())
+    measured.add("reference: CPU of a fixed piece of Python, before", reference[0] * 1000, "ms", less_is_better=None)
+    measured.add("reference: the same, after", reference[1] * 1000, "ms", less_is_better=None)
     return measured
 
 
