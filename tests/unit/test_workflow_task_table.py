@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from temporalio.api.common.v1 import WorkflowType
@@ -19,7 +20,7 @@ from perdure.core.clock import SECOND, to_duration
 from perdure.core.execution import RunKey
 from perdure.core.ids import IdSource
 from perdure.core.limits import Limits
-from perdure.features.namespace.registry import NamespaceRegistry
+from perdure.features.namespace.registry import Namespace, NamespaceRegistry
 from perdure.features.workflow import notes
 from perdure.features.workflow.kind import WORKFLOW, WorkflowKind
 from perdure.features.workflow.state import TaskStatus
@@ -50,7 +51,7 @@ class Run:
     history: list[str] = field(default_factory=list[str])
 
     def __post_init__(self) -> None:
-        self.kind = WorkflowKind(Limits(), NamespaceRegistry(create_store(""), self.ids), ServerMetrics(Registry()))
+        self.kind = WorkflowKind(Limits(), asyncio.run(self._namespaces()), ServerMetrics(Registry()))
         self.state = self.kind.new_state()
         self.volatile = self.kind.new_volatile()
         step = self.step()
@@ -62,6 +63,14 @@ class Run:
         )
         schedule_task(step)
         self.end(step)
+
+    async def _namespaces(self) -> NamespaceRegistry:
+        store = create_store("")
+        await store.open()
+        namespaces = NamespaceRegistry(store, self.ids)
+        await namespaces.create(Namespace(id="n", name="default"))
+        await store.close()
+        return namespaces
 
     def step(self) -> WorkflowStep:
         self.now += SECOND
