@@ -21,7 +21,8 @@ from perdure.core.execution import Kind, all_jobs
 from perdure.engine.loader import fold
 from perdure.store.protocol import Header, Store
 from perdure.testing.inspector import header_problem
-from perdure.testing.simulator.programs import Program, ended_by, value_of
+from perdure.testing.simulator.programs import Program, value_of
+from perdure.testing.simulator.replay import ended_by
 
 E = EventType
 

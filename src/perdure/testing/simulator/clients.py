@@ -23,9 +23,9 @@ from perdure.core.errors import ApiError
 from perdure.core.ids import IdSource
 from perdure.testing.simulated_network import SimulatedNetwork, is_lost
 from perdure.testing.simulator.auditor import Auditor
-from perdure.testing.simulator.programs import payloads, random_program
+from perdure.testing.simulator.programs import ProgramMaker, payloads
+from perdure.testing.simulator.replay import NAMESPACE, WORKFLOW_QUEUE, WORKFLOW_TYPE
 
-NAMESPACE = "default"
 REUSE_POLICIES = (1, 1, 1, 2, 3, 4)
 CONFLICT_POLICIES = (0, 0, 1, 2, 3)
 
@@ -39,6 +39,7 @@ class SimulatedClient:
         self._ids = ids
         self._auditor = auditor
         self._workflow_ids = workflow_ids
+        self._programs = ProgramMaker(rng, ids.uuid, workflow_ids)
         self._runs: list[tuple[str, str]] = []
 
     async def run(self, calls: int) -> None:
@@ -83,12 +84,11 @@ class SimulatedClient:
         self._runs.append((request.workflow_id, response.run_id))
 
     def _fill_start(self, request: StartWorkflowExecutionRequest | SignalWithStartWorkflowExecutionRequest) -> None:
-        token = self._ids.uuid()
         request.namespace = NAMESPACE
         request.workflow_id = self._rng.choice(self._workflow_ids)
-        request.workflow_type.CopyFrom(WorkflowType(name="Model"))
-        request.task_queue.CopyFrom(TaskQueue(name="queue"))
-        request.input.CopyFrom(payloads(random_program(self._rng, token)))
+        request.workflow_type.CopyFrom(WorkflowType(name=WORKFLOW_TYPE))
+        request.task_queue.CopyFrom(TaskQueue(name=WORKFLOW_QUEUE))
+        request.input.CopyFrom(payloads(self._programs.make()))
         request.request_id = self._ids.uuid()
         request.identity = "client"
         if self._rng.random() < 0.15:

@@ -31,9 +31,9 @@ from perdure.core.clock import SECOND, to_duration
 from perdure.core.errors import ApiError
 from perdure.testing.simulated_network import SimulatedNetwork, is_lost
 from perdure.testing.simulator.auditor import Auditor
-from perdure.testing.simulator.programs import Operation, Replay, payloads, value_of
+from perdure.testing.simulator.programs import Operation, payloads, value_of
+from perdure.testing.simulator.replay import ACTIVITY_QUEUE, NAMESPACE, WORKFLOW_QUEUE, Replay
 
-NAMESPACE = "default"
 STICKY_TIMEOUT = 5 * SECOND
 
 
@@ -64,7 +64,7 @@ class SimulatedWorker:
 
     def start(self) -> list[asyncio.Task[None]]:
         """Poll for ever; the caller cancels."""
-        loops = [self._poll_workflows(f"sticky-{self.name}"), self._poll_workflows("queue"), self._poll_activities(), self._poll_activities()]
+        loops = [self._poll_workflows(f"sticky-{self.name}"), self._poll_workflows(WORKFLOW_QUEUE), self._poll_activities(), self._poll_activities()]
         return [asyncio.get_running_loop().create_task(loop, name=f"{self.name}-{n}") for n, loop in enumerate(loops)]
 
     def die(self) -> None:
@@ -101,7 +101,7 @@ class SimulatedWorker:
     # -- workflow tasks ---------------------------------------------------------------------------------
     async def _poll_workflows(self, queue: str) -> None:
         is_sticky = queue.startswith("sticky")
-        task_queue = TaskQueue(name=queue, kind=2, normal_name="queue") if is_sticky else TaskQueue(name=queue)  # pyright: ignore
+        task_queue = TaskQueue(name=queue, kind=2, normal_name=WORKFLOW_QUEUE) if is_sticky else TaskQueue(name=queue)  # pyright: ignore
         request = PollWorkflowTaskQueueRequest(namespace=NAMESPACE, task_queue=task_queue, identity=self.name)
         while True:
             try:
@@ -129,7 +129,7 @@ class SimulatedWorker:
         replay = Replay()
         replay.feed(events)
         sticky = StickyExecutionAttributes(
-            worker_task_queue=TaskQueue(name=f"sticky-{self.name}", kind=2, normal_name="queue"),  # pyright: ignore
+            worker_task_queue=TaskQueue(name=f"sticky-{self.name}", kind=2, normal_name=WORKFLOW_QUEUE),  # pyright: ignore
             schedule_to_start_timeout=to_duration(STICKY_TIMEOUT),
         )
         completed = RespondWorkflowTaskCompletedRequest(
@@ -200,7 +200,7 @@ class SimulatedWorker:
 
     # -- activities ---------------------------------------------------------------------------------------
     async def _poll_activities(self) -> None:
-        request = PollActivityTaskQueueRequest(namespace=NAMESPACE, task_queue=TaskQueue(name="work"), identity=self.name)
+        request = PollActivityTaskQueueRequest(namespace=NAMESPACE, task_queue=TaskQueue(name=ACTIVITY_QUEUE), identity=self.name)
         while True:
             try:
                 response = await self._network.call("PollActivityTaskQueue", request, timeout=70.0)
