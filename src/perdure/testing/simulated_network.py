@@ -144,7 +144,8 @@ class SimulatedNetwork:
 
     async def _serve(self, endpoint: Endpoint, method: str, request: Any, call: Call) -> Message | ApiError:
         # The server gets a message of its own, as from a wire.
-        copy = type(request).FromString(request.SerializeToString())
+        copy: Message = type(request)()
+        copy.ParseFromString(request.SerializeToString())
         try:
             answer = await endpoint.handler(method)(copy, call)
         except ApiError as error:
