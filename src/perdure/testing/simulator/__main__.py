@@ -23,7 +23,8 @@ def main() -> int:
     if arguments.seed is not None:
         report = simulate(arguments.seed, log_trace=arguments.trace)
         print_report(report)
-        print(f"{report.runs} runs, {report.steps} steps, {report.restarts} restarts, {report.store}\n{report.answers}\ntrace {report.trace}")
+        print(f"{report.runs} runs, {report.steps} steps, {report.restarts} restarts, {report.store}")
+        print(f"{report.answers}\ntrace {report.trace}")
         return 1 if report.failures else 0
     return run_many(range(arguments.first, arguments.first + arguments.seeds), arguments.processes)
 

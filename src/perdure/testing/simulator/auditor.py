@@ -148,7 +148,8 @@ class Auditor:
             history = await self._history(store, header, kind)
             self._audit_run(header, history, all_closed=all_closed)
             token = value_of(history[0].workflow_execution_started_event_attributes.input, Program).token
-            # The server knows the request ids of the current run; a request that is repeated after another run has come and gone starts anew.
+            # The server knows the request ids of the current run; a request that is repeated after another run has come and gone starts
+            # anew.
             if starts and next(reversed(starts.values())) == token:
                 self.fail(f"start {token} made two runs, one after the other: {next(reversed(starts))} and {header.run_id}")
             starts[header.run_id] = token

@@ -159,9 +159,7 @@ class Replay:
         elif operation.kind == "activity":
             activity = RequestCancelActivityTaskCommandAttributes(scheduled_event_id=begun.event_id)
             commands.append(
-                Command(
-                    command_type=C.COMMAND_TYPE_REQUEST_CANCEL_ACTIVITY_TASK, request_cancel_activity_task_command_attributes=activity
-                )
+                Command(command_type=C.COMMAND_TYPE_REQUEST_CANCEL_ACTIVITY_TASK, request_cancel_activity_task_command_attributes=activity)
             )
         elif operation.child is not None:
             child = RequestCancelExternalWorkflowExecutionCommandAttributes(
@@ -209,9 +207,7 @@ def begin_command(name: str, operation: Operation) -> Command:
             task_queue=TaskQueue(name=WORKFLOW_QUEUE), input=payloads(operation.child), control=name,
             parent_close_policy=operation.parent_close,  # pyright: ignore[reportArgumentType]
         )  # fmt: skip
-        return Command(
-            command_type=C.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION, start_child_workflow_execution_command_attributes=child
-        )
+        return Command(command_type=C.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION, start_child_workflow_execution_command_attributes=child)
     if operation.kind == "signal":
         signal = SignalExternalWorkflowExecutionCommandAttributes(
             namespace=NAMESPACE, execution=WorkflowExecution(workflow_id=operation.target), signal_name="note",

@@ -202,7 +202,8 @@ class Simulation:
         workflow_ids = [f"workflow-{n}" for n in range(rng.choice((1, 4, 12)))]
         clients = [
             asyncio.get_running_loop().create_task(
-                SimulatedClient(self.network, self._sub_rng(), self.ids, self.auditor, workflow_ids).run(rng.choice((3, 8, 15))), name=f"client-{n}"
+                SimulatedClient(self.network, self._sub_rng(), self.ids, self.auditor, workflow_ids).run(rng.choice((3, 8, 15))),
+                name=f"client-{n}",
             )
             for n in range(rng.choice((1, 3, 5)))
         ]  # fmt: skip

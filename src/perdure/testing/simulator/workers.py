@@ -64,7 +64,8 @@ class SimulatedWorker:
 
     def start(self) -> list[asyncio.Task[None]]:
         """Poll for ever; the caller cancels."""
-        loops = [self._poll_workflows(f"sticky-{self.name}"), self._poll_workflows(WORKFLOW_QUEUE), self._poll_activities(), self._poll_activities()]
+        workflows = [self._poll_workflows(f"sticky-{self.name}"), self._poll_workflows(WORKFLOW_QUEUE)]
+        loops = [*workflows, self._poll_activities(), self._poll_activities()]
         return [asyncio.get_running_loop().create_task(loop, name=f"{self.name}-{n}") for n, loop in enumerate(loops)]
 
     def die(self) -> None:
