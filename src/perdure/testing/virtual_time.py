@@ -79,15 +79,18 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 class VirtualClock:
     """The clock of a server on a virtual-time loop; implements :class:`perdure.core.clock.Clock`.
 
-    A wall clock can be set (:meth:`jump`) while alarms go on counting the loop's time, as on a real machine.
+    tick: nanoseconds that pass with each look at it: with 1 no two looks see the same time, as on a real machine. A wall clock can be set
+    (:meth:`jump`) while alarms go on counting the loop's time, as on a real machine.
     """
 
-    def __init__(self, loop: VirtualTimeLoop, start: int = EPOCH) -> None:
+    def __init__(self, loop: VirtualTimeLoop, start: int = EPOCH, *, tick: int = 0) -> None:
         self._loop = loop
         self._offset = start
+        self._tick = tick
 
     def now(self) -> int:
         """Nanoseconds since the Unix epoch."""
+        self._loop.elapsed += self._tick
         return self._offset + self._loop.elapsed
 
     def jump(self, nanoseconds: int) -> None:

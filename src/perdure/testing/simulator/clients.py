@@ -8,14 +8,22 @@ from contextlib import suppress
 from typing import Any
 
 from temporalio.api.common.v1 import WorkflowExecution, WorkflowType
+from temporalio.api.enums.v1 import UpdateWorkflowExecutionLifecycleStage
 from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.update.v1 import Input, Meta, Request, WaitPolicy
 from temporalio.api.workflowservice.v1 import (
+    DeleteWorkflowExecutionRequest,
+    DescribeWorkflowExecutionRequest,
     GetWorkflowExecutionHistoryRequest,
+    PauseWorkflowExecutionRequest,
+    PollWorkflowExecutionUpdateRequest,
     RequestCancelWorkflowExecutionRequest,
     SignalWithStartWorkflowExecutionRequest,
     SignalWorkflowExecutionRequest,
     StartWorkflowExecutionRequest,
     TerminateWorkflowExecutionRequest,
+    UnpauseWorkflowExecutionRequest,
+    UpdateWorkflowExecutionRequest,
 )
 
 from perdure.core.clock import SECOND, to_duration
@@ -26,6 +34,8 @@ from perdure.testing.simulator.auditor import Auditor
 from perdure.testing.simulator.programs import ProgramMaker, payloads
 from perdure.testing.simulator.replay import NAMESPACE, WORKFLOW_QUEUE, WORKFLOW_TYPE
 
+ACCEPTED = UpdateWorkflowExecutionLifecycleStage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ACCEPTED
+COMPLETED = UpdateWorkflowExecutionLifecycleStage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_COMPLETED
 REUSE_POLICIES = (1, 1, 1, 2, 3, 4)
 CONFLICT_POLICIES = (0, 0, 1, 2, 3)
 
@@ -44,8 +54,10 @@ class SimulatedClient:
 
     async def run(self, calls: int) -> None:
         """So many random calls."""
-        actions = (self._start, self._start, self._start, self._signal_with_start, self._signal, self._signal, self._read, self._read,
-                   self._wait_for_end, self._cancel, self._terminate)  # fmt: skip
+        actions = (self._start, self._start, self._start, self._signal_with_start, self._signal_with_start,
+                   self._signal, self._signal, self._signal, self._signal, self._read, self._read,
+                   self._wait_for_end, self._cancel, self._terminate, self._update, self._update, self._pause, self._describe,
+                   self._delete)  # fmt: skip
         for _ in range(calls):
             await asyncio.sleep(self._rng.choice((0.0, 0.001, 0.3, 2.0, 10.0)) * self._rng.random())
             action = self._start if not self._runs else self._rng.choice(actions)
@@ -121,6 +133,47 @@ class SimulatedClient:
         if self._rng.random() < 0.5:
             request = TerminateWorkflowExecutionRequest(namespace=NAMESPACE, workflow_execution=self._execution(), reason="chance")
             await self._call("TerminateWorkflowExecution", request)
+
+    async def _update(self) -> None:
+        """An update that is waited for, at once or by a poll after it was accepted."""
+        workflow_id, run_id = self._rng.choice(self._runs)
+        execution = WorkflowExecution(workflow_id=workflow_id, run_id=run_id if self._rng.random() < 0.7 else "")
+        meta = Meta(update_id=self._ids.uuid(), identity="client")
+        stage = self._rng.choice((ACCEPTED, COMPLETED))
+        request = UpdateWorkflowExecutionRequest(
+            namespace=NAMESPACE, workflow_execution=execution, wait_policy=WaitPolicy(lifecycle_stage=stage),
+            request=Request(meta=meta, input=Input(name="set", args=payloads(meta.update_id))),
+        )  # fmt: skip
+        response = await self._call("UpdateWorkflowExecution", request)
+        if stage == ACCEPTED and not response.HasField("outcome"):
+            poll = PollWorkflowExecutionUpdateRequest(
+                namespace=NAMESPACE, update_ref=response.update_ref, wait_policy=WaitPolicy(lifecycle_stage=COMPLETED)
+            )
+            await self._call("PollWorkflowExecutionUpdate", poll)
+
+    async def _pause(self) -> None:
+        """Pause a workflow, and mostly let it go on later; healing does the rest."""
+        execution = self._execution()
+        request = PauseWorkflowExecutionRequest(
+            namespace=NAMESPACE, workflow_id=execution.workflow_id, run_id=execution.run_id, request_id=self._ids.uuid(), reason="chance"
+        )
+        await self._call("PauseWorkflowExecution", request)
+        if self._rng.random() < 0.7:
+            await asyncio.sleep(self._rng.random() * 5)
+            unpause = UnpauseWorkflowExecutionRequest(
+                namespace=NAMESPACE, workflow_id=execution.workflow_id, run_id=execution.run_id, request_id=self._ids.uuid()
+            )
+            await self._call("UnpauseWorkflowExecution", unpause)
+
+    async def _describe(self) -> None:
+        await self._call("DescribeWorkflowExecution", DescribeWorkflowExecutionRequest(namespace=NAMESPACE, execution=self._execution()))
+
+    async def _delete(self) -> None:
+        if self._rng.random() < 0.4:
+            workflow_id, run_id = self._rng.choice(self._runs)
+            self._auditor.may_be_deleted(run_id)
+            execution = WorkflowExecution(workflow_id=workflow_id, run_id=run_id)
+            await self._call("DeleteWorkflowExecution", DeleteWorkflowExecutionRequest(namespace=NAMESPACE, workflow_execution=execution))
 
     async def _read(self) -> None:
         """A whole history, page by page."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.workflowservice.v1 import SignalWorkflowExecutionRequest
+from temporalio.api.workflowservice.v1 import SignalWorkflowExecutionRequest, UnpauseWorkflowExecutionRequest
 
 from perdure.app import Core
 from perdure.core.clock import SECOND
@@ -26,12 +26,14 @@ from perdure.store.protocol import Store
 from perdure.testing.faulty_store import CommitsInDoubt, FaultyStore, StoreCounts, StoreFaults
 from perdure.testing.inspector import Inspector
 from perdure.testing.simulated_network import Endpoint, NetworkFaults, Process, SimulatedNetwork
+from perdure.testing.simulator.audit import Audit
 from perdure.testing.simulator.auditor import Auditor
 from perdure.testing.simulator.clients import SimulatedClient
 from perdure.testing.simulator.programs import payloads
 from perdure.testing.simulator.workers import SimulatedWorker, WorkerFaults
 from perdure.testing.virtual_time import VirtualClock, VirtualTimeLoop, run_virtual
 
+PAUSED = 8
 HEALING_HOURS = 3
 PUNCTUAL_AFTER = 60 * SECOND
 """So long after the last fault everything has its time again."""
@@ -118,7 +120,7 @@ class Simulation:
         """Faults first, then heal, then audit."""
         loop.set_task_factory(Process.task_factory)
         loop.set_exception_handler(self._loop_error)
-        self.clock = VirtualClock(loop)
+        self.clock = VirtualClock(loop, tick=1)
         self.ids = IdSource(self.rng.getrandbits(64))
         self.network = SimulatedNetwork(self._sub_rng(), self.clock, self._answered)
         self.base: Store = create_store("")
@@ -156,7 +158,8 @@ class Simulation:
     async def _start_server(self) -> None:
         process = Process(self.clock)
         store = FaultyStore(self.base, self._sub_rng(), self._store_faults, self.counts, self._in_doubt)
-        settings = ServerSettings(database="", cache_size_bytes=CACHE_BYTES, metrics_port=None)
+        partitions = self.rng.choice((1, 1, 3, 4))  # another number after each restart
+        settings = ServerSettings(database="", cache_size_bytes=CACHE_BYTES, metrics_port=None, partitions=partitions)
         core = Core(settings, store, process.clock, IdSource(self.rng.getrandbits(64)), Registry(), owner="simulated")
         stack = AsyncExitStack()
         await process.spawn(core.start(stack), "start")
@@ -191,7 +194,7 @@ class Simulation:
         self._cache_limit = rng.choice((1, 20_000, 60_000, 1 << 24))
         self._store_faults = self._random_store_faults()
         if rng.random() < 0.7:
-            lost = rng.choice((0.0, 0.02, 0.1))
+            lost = rng.choice((0.0, 0.02, 0.1, 0.2))
             self.network.faults = NetworkFaults(lost_request=lost, lost_answer=lost, delay=rng.choice((0.0, 0.002, 0.05)))
         await self._start_server()
         workers = [SimulatedWorker(f"worker-{n}", self.network, self._sub_rng(), self.auditor) for n in range(rng.choice((1, 2, 3)))]
@@ -202,11 +205,11 @@ class Simulation:
         workflow_ids = [f"workflow-{n}" for n in range(rng.choice((1, 4, 12)))]
         clients = [
             asyncio.get_running_loop().create_task(
-                SimulatedClient(self.network, self._sub_rng(), self.ids, self.auditor, workflow_ids).run(rng.choice((3, 8, 15))),
+                SimulatedClient(self.network, self._sub_rng(), self.ids, self.auditor, workflow_ids).run(rng.choice((5, 12, 30))),
                 name=f"client-{n}",
             )
             for n in range(rng.choice((1, 3, 5)))
-        ]  # fmt: skip
+        ]
         await self._disturb(workers)
         await asyncio.gather(*clients)
         await self._heal(workers)
@@ -265,6 +268,11 @@ class Simulation:
             if not waiting:
                 return
             for header in waiting:
+                if header.status == PAUSED:
+                    unpause = UnpauseWorkflowExecutionRequest(
+                        namespace="default", workflow_id=header.business_id, run_id=header.run_id, request_id=self.ids.uuid()
+                    )
+                    await self.network.call("UnpauseWorkflowExecution", unpause)
                 request = SignalWorkflowExecutionRequest(
                     namespace="default", workflow_execution=WorkflowExecution(workflow_id=header.business_id, run_id=header.run_id),
                     signal_name="note", input=payloads(self.ids.uuid()), request_id=self.ids.uuid(),
@@ -283,4 +291,4 @@ class Simulation:
 
     async def _audit(self) -> int:
         assert self._core is not None
-        return await self.auditor.audit(self.base, self._namespace_id(), self._core.engine.kinds[WORKFLOW], all_closed=True)
+        return await Audit(self.auditor, self.base, self._core.engine.kinds[WORKFLOW]).run(self._namespace_id())

@@ -8,11 +8,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message as ProtobufMessage
+from temporalio.api.command.v1 import Command, ProtocolMessageCommandAttributes
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.enums.v1 import EventType
+from temporalio.api.enums.v1 import CommandType, EventType
 from temporalio.api.failure.v1 import ApplicationFailureInfo, Failure
 from temporalio.api.history.v1 import HistoryEvent
+from temporalio.api.protocol.v1 import Message
 from temporalio.api.taskqueue.v1 import StickyExecutionAttributes, TaskQueue
+from temporalio.api.update.v1 import Acceptance, Outcome, Rejection, Request, Response
 from temporalio.api.workflowservice.v1 import (
     GetWorkflowExecutionHistoryRequest,
     PollActivityTaskQueueRequest,
@@ -93,11 +98,13 @@ class SimulatedWorker:
             await self._wait(0.5)
         return None
 
-    async def _answer(self, method: str, request: Any) -> None:
-        """Answer a task; a refusal means that it is somebody else's by now."""
+    async def _answer(self, method: str, request: Any) -> Any:
+        """Answer a task; None when it was refused (it is somebody else's by now), or nothing is known of it."""
+        answer = None
         for _ in range(2 if self._rng.random() < self.faults.twice else 1):
             with suppress(ApiError):
-                await self._call(method, request)
+                answer = await self._call(method, request)
+        return answer
 
     # -- workflow tasks ---------------------------------------------------------------------------------
     async def _poll_workflows(self, queue: str) -> None:
@@ -133,12 +140,47 @@ class SimulatedWorker:
             worker_task_queue=TaskQueue(name=f"sticky-{self.name}", kind=2, normal_name=WORKFLOW_QUEUE),  # pyright: ignore
             schedule_to_start_timeout=to_duration(STICKY_TIMEOUT),
         )
+        answers, announcements = self._answer_updates(task)
         completed = RespondWorkflowTaskCompletedRequest(
-            task_token=task.task_token, namespace=NAMESPACE, commands=replay.commands(), identity=self.name,
+            task_token=task.task_token, namespace=NAMESPACE, commands=[*announcements, *replay.commands()], messages=answers,
+            identity=self.name,
             sticky_attributes=sticky if self._rng.random() < 0.8 else None,
             force_create_new_workflow_task=not self.is_healthy and self._rng.random() < 0.02,
         )  # fmt: skip
-        await self._answer("RespondWorkflowTaskCompleted", completed)
+        run_id = task.workflow_execution.run_id
+        answer = await self._answer("RespondWorkflowTaskCompleted", completed)
+        if answer is None:
+            self._cache.pop(run_id, None)
+        elif answer.reset_history_event_id and run_id in self._cache:
+            # The task was in memory only, and nothing has come of it.
+            del self._cache[run_id][answer.reset_history_event_id :]
+
+    def _answer_updates(self, task: PollWorkflowTaskQueueResponse) -> tuple[list[Message], list[Command]]:
+        """Accept and complete, or reject, the updates that came with a task: messages, and the commands that place them in history."""
+        messages: list[Message] = []
+        for message in task.messages:
+            update = Request()
+            message.body.Unpack(update)
+            if not self.is_healthy and self._rng.random() < 0.1:
+                failure = Failure(message="injected", application_failure_info=ApplicationFailureInfo(type="Injected"))
+                rejection = Rejection(
+                    rejected_request_message_id=message.id, rejected_request_sequencing_event_id=message.event_id,
+                    rejected_request=update, failure=failure,
+                )  # fmt: skip
+                messages.append(_message(message, "reject", rejection))
+                continue
+            acceptance = Acceptance(
+                accepted_request_message_id=message.id, accepted_request_sequencing_event_id=message.event_id, accepted_request=update
+            )
+            messages.append(_message(message, "accept", acceptance))
+            messages.append(_message(message, "complete", Response(meta=update.meta, outcome=Outcome(success=update.input.args))))
+        return messages, [
+            Command(
+                command_type=CommandType.COMMAND_TYPE_PROTOCOL_MESSAGE,
+                protocol_message_command_attributes=ProtocolMessageCommandAttributes(message_id=message.id),
+            )
+            for message in messages
+        ]
 
     async def _history(self, task: PollWorkflowTaskQueueResponse) -> list[HistoryEvent] | None:
         """The whole history of a task's run; None when it could not be had."""
@@ -197,7 +239,9 @@ class SimulatedWorker:
         if events[-1].event_type != EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED or ids[-1] != task.started_event_id:
             last = EventType.Name(events[-1].event_type)
             self._auditor.fail(f"worker: {where}: task {task.started_event_id} (attempt {task.attempt}) ends with {ids[-1]} {last}")
-        self._auditor.saw(task.workflow_execution.run_id, events[:-2] if task.attempt > 1 else events)
+        # The task itself may be in memory only: a repeated one, or one that brings an update.
+        is_written = task.attempt == 1 and not task.messages
+        self._auditor.saw(task.workflow_execution.run_id, events if is_written else events[:-2])
 
     # -- activities ---------------------------------------------------------------------------------------
     async def _poll_activities(self) -> None:
@@ -250,3 +294,10 @@ class SimulatedWorker:
             task_token=task.task_token, namespace=NAMESPACE, identity=self.name, result=payloads(task.attempt)
         )
         await self._answer("RespondActivityTaskCompleted", completed)
+
+
+def _message(request: Message, what: str, content: ProtobufMessage) -> Message:
+    """An answer to the message that brought an update."""
+    body = AnyMessage()
+    body.Pack(content)
+    return Message(id=f"{request.id}/{what}", protocol_instance_id=request.protocol_instance_id, body=body)
