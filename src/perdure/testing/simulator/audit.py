@@ -141,7 +141,7 @@ class Audit:
         for header in self._headers:
             currents[header.business_id] += header.is_current
             token = self._token(header)
-            # The server knows the request ids of the latest run; a request that is repeated after another run has come and gone starts anew.
+            # The server knows the request ids of the latest run; a request repeated after another run has come and gone starts anew.
             if token == previous and not self._auditor.doomed:
                 self._auditor.fail(f"{_name(header)}: start {token} made the run before it, too")
             previous = token

@@ -21,7 +21,9 @@ from perdure.core.errors import ApiError, Code
 from perdure.testing.simulator.programs import Program, value_of
 
 ACCEPTED = UpdateWorkflowExecutionLifecycleStage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ACCEPTED
-EXPECTED_REFUSALS = frozenset({Code.NOT_FOUND, Code.ALREADY_EXISTS, Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.FAILED_PRECONDITION, Code.DEADLINE_EXCEEDED})
+EXPECTED_REFUSALS = frozenset(
+    {Code.NOT_FOUND, Code.ALREADY_EXISTS, Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.FAILED_PRECONDITION, Code.DEADLINE_EXCEEDED}
+)
 ENDS_ACTIVITY = frozenset({"RespondActivityTaskCompleted", "RespondActivityTaskCanceled"})
 ANSWERS_TASK = ENDS_ACTIVITY | {"RespondActivityTaskFailed", "RespondWorkflowTaskCompleted", "RespondWorkflowTaskFailed"}
 
