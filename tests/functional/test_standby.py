@@ -45,32 +45,35 @@ class TenSteps:
         return done
 
 
-async def finish_all(address: str, ids: list[str]) -> None:
-    client = await Client.connect(address)
-    async with Worker(client, task_queue=QUEUE, workflows=[TenSteps], activities=[count], workflow_runner=UnsandboxedWorkflowRunner()):
-        for workflow_id in ids:
-            await client.get_workflow_handle(workflow_id).signal(TenSteps.release)
-        for workflow_id in ids:
-            assert await client.get_workflow_handle(workflow_id).result() == list(range(10))
+def steps_worker(client: Client) -> Worker:
+    return Worker(client, task_queue=QUEUE, workflows=[TenSteps], activities=[count], workflow_runner=UnsandboxedWorkflowRunner())
+
+
+async def finish_all(client: Client, ids: list[str]) -> None:
+    for workflow_id in ids:
+        await client.get_workflow_handle(workflow_id).signal(TenSteps.release)
+    for workflow_id in ids:
+        assert await client.get_workflow_handle(workflow_id).result() == list(range(10))
 
 
 @pytest.mark.slow
 async def test_standby_takes_over_from_a_killed_server(session_postgres_url: str) -> None:
-    """Every workflow that the first server acknowledged is finished by the second, each step once."""
+    """Workers and clients stay as they are: every workflow that the first server acknowledged is finished by the second, each step once."""
     first = ServerProcess(session_postgres_url)
     first.start()
-    standby = ServerProcess(session_postgres_url, "--standby")
+    # The standby listens where the first one did, as behind one address.
+    standby = ServerProcess(session_postgres_url, "--standby", port=first.port)
     waiting = asyncio.create_task(asyncio.to_thread(standby.start))
     try:
         client = await Client.connect(first.address)
         ids = [f"takeover-{number}" for number in range(20)]
-        async with Worker(client, task_queue=QUEUE, workflows=[TenSteps], activities=[count], workflow_runner=UnsandboxedWorkflowRunner()):
+        async with steps_worker(client):
             for workflow_id in ids:
                 await client.start_workflow(TenSteps.run, id=workflow_id, task_queue=QUEUE)
             assert not waiting.done()
             first.kill()
-            await asyncio.wait_for(waiting, 20)
-        await finish_all(standby.address, ids)
+            await asyncio.wait_for(waiting, 30)
+            await finish_all(client, ids)
     finally:
         first.stop()
         standby.stop()
@@ -104,4 +107,6 @@ async def test_number_of_partitions_may_change(tmp_path: Path, before: int, afte
             await client.start_workflow(TenSteps.run, id=workflow_id, task_queue=QUEUE)
     async with Server(ServerSettings(grpc_port=0, metrics_port=None, database=database, partitions=after)) as server:
         assert len(server.core.engine.partitions) == after
-        await finish_all(server.grpc_address, ids)
+        client = await Client.connect(server.grpc_address)
+        async with steps_worker(client):
+            await finish_all(client, ids)
