@@ -135,6 +135,7 @@ async def first_task(handle: WorkflowHandle[Any, Any]) -> int:
 async def test_signals_and_updates_happen_again(client: Client) -> None:
     async with worker(client):
         handle = await client.start_workflow(Collecting.run, id="w", task_queue=QUEUE)
+        await tasks(handle, 1)
         await handle.signal(Collecting.add, 1)
         assert await handle.execute_update("double", 2) == 4  # pyright: ignore[reportUnknownMemberType]  an overload of the SDK is not fully typed
         await handle.signal(Collecting.add, 5)
@@ -151,6 +152,7 @@ async def test_signals_and_updates_happen_again(client: Client) -> None:
 async def test_excluded_signals_do_not_happen_again(client: Client) -> None:
     async with worker(client):
         handle = await client.start_workflow(Collecting.run, id="w", task_queue=QUEUE)
+        await tasks(handle, 1)  # a signal that came earlier would be before the point
         await handle.signal(Collecting.add, 1)
         await handle.signal(Collecting.finish)
         assert await handle.result() == [1]
