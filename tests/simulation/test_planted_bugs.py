@@ -3,10 +3,10 @@
 Each is planted by replacing one small thing of the real server, and is a mistake that somebody could make.
 
 Some mistakes do (next to) no harm, and so cannot be found, because the design does not depend on what they break: an effect that runs
-before its commit (a task is handed out only by a later commit of its own, and a message repeated after the failure has the same request
-id), a commit that happened and is taken for a failed one (memory is loaded again from the journal), an outcome that was asked for too early
-(a journal row or a current run that is there already fails the next commit), a lost execution that is not loaded again (its header leads
-back to it).
+before its commit (a task is handed out only by a later commit of its own, and a message repeated after the failure has the same id), a
+commit that happened and is taken for a failed one (memory is loaded again from the journal), an outcome that was asked for too early (a
+journal row or a current run that is there already fails the next commit), a lost execution that is not loaded again (its header leads back
+to it).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from perdure.features.workflow.registry import EVENT_APPLIERS, NOTE_APPLIERS
 from perdure.features.workflow.rpc import tasks
 from perdure.testing.simulator.simulation import simulate
 
-SEEDS = 60
+SEEDS = 100
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 

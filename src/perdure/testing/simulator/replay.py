@@ -24,6 +24,7 @@ from temporalio.api.enums.v1 import CommandType, EventType
 from temporalio.api.failure.v1 import ApplicationFailureInfo, Failure
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.update.v1 import Request
 
 from perdure.core.clock import MILLISECOND, to_duration
 from perdure.testing.simulator.programs import CHILD, Operation, Program, Stage, payloads, value_of
@@ -81,6 +82,8 @@ class Replay:
     begun: dict[str, Begun] = field(default_factory=dict[str, Begun])
     signals: list[str] = field(default_factory=list[str])
     cancel_requested: bool = False
+    #: Update id → the request, of updates that are accepted and not completed.
+    updates: dict[str, Request] = field(default_factory=dict[str, Request])
     _by_event: dict[int, str] = field(default_factory=dict[int, str])
 
     def feed(self, events: Sequence[HistoryEvent]) -> None:
@@ -96,6 +99,11 @@ class Replay:
                 self.signals.append(value_of(event.workflow_execution_signaled_event_attributes.input))
             case E.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED:
                 self.cancel_requested = True
+            case E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
+                request = event.workflow_execution_update_accepted_event_attributes.accepted_request
+                self.updates[request.meta.update_id] = request
+            case E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED:
+                del self.updates[event.workflow_execution_update_completed_event_attributes.meta.update_id]
             case E.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
                 self._begin(event.activity_task_scheduled_event_attributes.activity_id, event)
             case E.EVENT_TYPE_TIMER_STARTED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -140,7 +141,7 @@ class SimulatedWorker:
             worker_task_queue=TaskQueue(name=f"sticky-{self.name}", kind=2, normal_name=WORKFLOW_QUEUE),  # pyright: ignore
             schedule_to_start_timeout=to_duration(STICKY_TIMEOUT),
         )
-        answers, announcements = self._answer_updates(task)
+        answers, announcements = self._answer_updates(task, replay.updates)
         completed = RespondWorkflowTaskCompletedRequest(
             task_token=task.task_token, namespace=NAMESPACE, commands=[*announcements, *replay.commands()], messages=answers,
             identity=self.name,
@@ -155,25 +156,33 @@ class SimulatedWorker:
             # The task was in memory only, and nothing has come of it.
             del self._cache[run_id][answer.reset_history_event_id :]
 
-    def _answer_updates(self, task: PollWorkflowTaskQueueResponse) -> tuple[list[Message], list[Command]]:
-        """Accept and complete, or reject, the updates that came with a task: messages, and the commands that place them in history."""
-        messages: list[Message] = []
+    def _answer_updates(self, task: PollWorkflowTaskQueueResponse, accepted: Mapping[str, Request]) -> tuple[list[Message], list[Command]]:
+        """Messages about updates, and the commands that place them in history.
+
+        accepted: earlier; they are completed now. Those that came with the task are completed, accepted only, or rejected.
+        """
+        messages = [_completion(update_id, update) for update_id, update in accepted.items()]
         for message in task.messages:
             update = Request()
             message.body.Unpack(update)
-            if not self.is_healthy and self._rng.random() < 0.1:
+            update_id = message.protocol_instance_id
+            chance = 1.0 if self.is_healthy else self._rng.random()
+            if chance < 0.1:
                 failure = Failure(message="injected", application_failure_info=ApplicationFailureInfo(type="Injected"))
                 rejection = Rejection(
-                    rejected_request_message_id=message.id, rejected_request_sequencing_event_id=message.event_id,
-                    rejected_request=update, failure=failure,
-                )  # fmt: skip
-                messages.append(_message(message, "reject", rejection))
+                    rejected_request_message_id=message.id,
+                    rejected_request_sequencing_event_id=message.event_id,
+                    rejected_request=update,
+                    failure=failure,
+                )
+                messages.append(_message(update_id, "reject", rejection))
                 continue
             acceptance = Acceptance(
                 accepted_request_message_id=message.id, accepted_request_sequencing_event_id=message.event_id, accepted_request=update
             )
-            messages.append(_message(message, "accept", acceptance))
-            messages.append(_message(message, "complete", Response(meta=update.meta, outcome=Outcome(success=update.input.args))))
+            messages.append(_message(update_id, "accept", acceptance))
+            if chance > 0.4:
+                messages.append(_completion(update_id, update))
         return messages, [
             Command(
                 command_type=CommandType.COMMAND_TYPE_PROTOCOL_MESSAGE,
@@ -296,8 +305,13 @@ class SimulatedWorker:
         await self._answer("RespondActivityTaskCompleted", completed)
 
 
-def _message(request: Message, what: str, content: ProtobufMessage) -> Message:
-    """An answer to the message that brought an update."""
+def _message(update_id: str, what: str, content: ProtobufMessage) -> Message:
+    """A message about an update."""
     body = AnyMessage()
     body.Pack(content)
-    return Message(id=f"{request.id}/{what}", protocol_instance_id=request.protocol_instance_id, body=body)
+    return Message(id=f"{update_id}/{what}", protocol_instance_id=update_id, body=body)
+
+
+def _completion(update_id: str, update: Request) -> Message:
+    """An update's result is what it was given."""
+    return _message(update_id, "complete", Response(meta=update.meta, outcome=Outcome(success=update.input.args)))
