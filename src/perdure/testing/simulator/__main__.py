@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import time
@@ -21,6 +22,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="how many run at the same time (default: one per CPU)")
     arguments = parser.parse_args()
     if arguments.seed is not None:
+        _quiet()
         report = simulate(arguments.seed, log_trace=arguments.trace)
         print_report(report)
         print(f"{report.runs} runs, {report.steps} steps, {report.restarts} restarts, {report.store}")
@@ -33,7 +35,7 @@ def run_many(seeds: range, processes: int | None) -> int:
     """Run simulations side by side; 0 when every one went well."""
     began = time.monotonic()
     failed = runs = steps = restarts = 0
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, initializer=_quiet) as pool:
         for report in pool.map(simulate, seeds):
             runs, steps, restarts = runs + report.runs, steps + report.steps, restarts + report.restarts
             if report.failures:
@@ -42,6 +44,11 @@ def run_many(seeds: range, processes: int | None) -> int:
     seconds = time.monotonic() - began
     print(f"{len(seeds)} simulations, {failed} failed: {runs} workflow runs, {steps} steps, {restarts} restarts in {seconds:.0f} s")
     return 1 if failed else 0
+
+
+def _quiet() -> None:
+    """Servers say a lot when their stores fail; what matters of it is in the reports."""
+    logging.getLogger("perdure").addHandler(logging.NullHandler())
 
 
 def print_report(report: Report) -> None:

@@ -272,7 +272,8 @@ class Simulation:
                     unpause = UnpauseWorkflowExecutionRequest(
                         namespace="default", workflow_id=header.business_id, run_id=header.run_id, request_id=self.ids.uuid()
                     )
-                    await self.network.call("UnpauseWorkflowExecution", unpause)
+                    with suppress(ApiError):  # it may have ended meanwhile
+                        await self.network.call("UnpauseWorkflowExecution", unpause)
                 request = SignalWorkflowExecutionRequest(
                     namespace="default", workflow_execution=WorkflowExecution(workflow_id=header.business_id, run_id=header.run_id),
                     signal_name="note", input=payloads(self.ids.uuid()), request_id=self.ids.uuid(),
