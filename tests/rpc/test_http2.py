@@ -154,6 +154,16 @@ async def test_fault_ends_the_connection(door: Door, kind: int, flags: int, stre
         assert int.from_bytes(goodbye.payload[4:8], "big") == code
 
 
+async def test_endless_headers_end_the_connection(door: Door) -> None:
+    """Empty fragments cost the client nothing; so they must be counted."""
+    async with RawHttp2(door.port) as client:
+        client.send(frames.HEADERS, 0, 1, b"")
+        for _ in range(200):
+            client.send(frames.CONTINUATION, 0, 1, b"")
+        goodbye = await client.receive_kind(frames.GOAWAY)
+        assert int.from_bytes(goodbye.payload[4:8], "big") == frames.ErrorCode.ENHANCE_YOUR_CALM
+
+
 async def test_http1_client_is_told(door: Door) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
     writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -22,6 +22,9 @@ OWN_FRAME_SIZE = 256 * 1024
 
 CONNECTION_WINDOW = 32 * 1024 * 1024
 
+MOST_FRAGMENTS = 128
+"""Frames that the headers of one request may come in: enough for the longest headers in frames of the default size, empty ones included."""
+
 PING_AFTER_SECONDS = 60.0
 """A client that has been silent for so long is asked whether it still exists."""
 PONG_WITHIN_SECONDS = 20.0
@@ -202,7 +205,7 @@ class Connection(asyncio.Protocol):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a continuation of nothing")
         stream_id, first_flags, fragments = self._gathering
         fragments.append(fragment)
-        if sum(map(len, fragments)) > HEADER_LIST_BYTES:
+        if len(fragments) > MOST_FRAGMENTS or sum(map(len, fragments)) > HEADER_LIST_BYTES:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "the headers of one request are too long")
         if flags & frames.END_HEADERS:
             self._gathering = None

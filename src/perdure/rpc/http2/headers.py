@@ -13,6 +13,8 @@ HEADER_LIST_BYTES = 1024 * 1024
 """Of all headers of one request. The usual 16 KiB would refuse the longer tokens of some identity providers."""
 
 REMEMBERED_BLOCKS = 256
+REMEMBERED_BYTES = 1_024
+"""Of a block; a longer one does not come from the table, and so is not worth the memory."""
 
 RequestHeaders = dict[str, str]
 
@@ -46,7 +48,7 @@ class HeaderReader:
         after = (table.maxsize, len(table.dynamic_entries), table.dynamic_entries[0] if table.dynamic_entries else None)
         if after[:2] != before[:2] or after[2] is not before[2]:
             self._remembered.clear()
-        elif len(self._remembered) < REMEMBERED_BLOCKS:
+        elif len(block) <= REMEMBERED_BYTES and len(self._remembered) < REMEMBERED_BLOCKS:
             self._remembered[block] = headers
         return headers
 
