@@ -29,6 +29,10 @@ A turn takes some 10 µs. Measured at 50 one-activity workflows at a time: a qua
 Alone, a commit at once takes longer: its thread and the loop, which has the rest of the call to do, fight for the interpreter.
 """
 
+FAILURE_PAUSE_SECONDS = 0.02
+LONGEST_FAILURE_PAUSE_SECONDS = 2.0
+"""After a commit that failed, doubling with each further one: calls wait a little, and the log is not filled."""
+
 RESOLVE_RETRY_SECONDS = 0.2
 
 
@@ -118,6 +122,8 @@ class Writer:
         self._idle = asyncio.Event()
         self._idle.set()
         self._fenced = False
+        #: Commits that failed in a row.
+        self._failures = 0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -169,6 +175,9 @@ class Writer:
                 self._in_flight = group
                 await self._commit(group)
                 self._in_flight = None
+                if self._failures and not self._fenced:
+                    # Executions whose time has come try again at once: a store that is full or away must not be asked without a pause.
+                    await asyncio.sleep(min(FAILURE_PAUSE_SECONDS * 2 ** min(self._failures - 1, 10), LONGEST_FAILURE_PAUSE_SECONDS))
             self._idle.set()
 
     async def _take(self) -> Group | None:
@@ -217,6 +226,7 @@ class Writer:
             log.exception("commit %d failed", group.number)
             self._fail(group)
             return
+        self._failures = 0
         if self._observer is not None:
             rows = len(commit.journal) + len(commit.headers) + len(commit.side) + len(commit.snapshots)
             self._observer.committed(rows, len(group.executions), (self._clock.now() - started) / 1e9)
@@ -245,6 +255,7 @@ class Writer:
 
     def _fail(self, group: Group) -> None:
         """Undo everything that is not durable: this group and the one that was built upon it."""
+        self._failures += 1
         groups = [group]
         if self._open is not None and self._open is not group:
             groups.append(self._open)
