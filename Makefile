@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed
 PYTEST_ARGS ?=
 SEEDS ?= 1000
 # What `make check` runs: no PostgreSQL, no long runs.
-QUICK_TESTS := $(wildcard $(addprefix tests/,tidy unit cli core engine matching features rpc observability))
+QUICK_TESTS := $(wildcard $(addprefix tests/,tidy unit workflow store rpc observability))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint types format bench simulate lock clean

@@ -25,7 +25,7 @@ from perdure.features.workflow import notes
 from perdure.features.workflow.kind import WORKFLOW, WorkflowKind
 from perdure.features.workflow.state import TaskStatus
 from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.task import (
+from perdure.features.workflow.task.lifecycle import (
     end_stickiness,
     fail_task,
     schedule_task,

@@ -13,7 +13,7 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflow.v1 import PendingActivityInfo
 from temporalio.api.workflowservice import v1 as service
 
-from perdure.features.workflow.pending_activities import pending_activity_info
+from perdure.features.workflow.activity.pending import pending_activity_info
 from tests.support.activity_calls import EXECUTION, complete, control, fail, failure, heartbeat, refusal, schedule, seconds
 from tests.support.virtual_server import WORKFLOW_ID, VirtualServer, on_virtual_server, payloads
 

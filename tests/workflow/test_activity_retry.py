@@ -10,8 +10,8 @@ from temporalio.api.failure.v1 import ApplicationFailureInfo, CanceledFailureInf
 
 from perdure.core.clock import DAY, MILLISECOND, SECOND, to_duration
 from perdure.core.limits import RetryDefaults
-from perdure.features.workflow.activity_options import normalize_timeouts
-from perdure.features.workflow.activity_retry import is_retryable, next_delay
+from perdure.features.workflow.activity.options import normalize_timeouts
+from perdure.features.workflow.activity.retry import is_retryable, next_delay
 from perdure.features.workflow.failures import activity_timeout, truncate
 from perdure.features.workflow.validation import check_retry_policy, fill_retry_policy
 

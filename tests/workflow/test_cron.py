@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from perdure.core.clock import HOUR, MINUTE, SECOND
 from perdure.core.errors import ApiError
-from perdure.features.workflow.cron import BadCronError, Calendar, check_cron, cron_backoff, parse_cron
+from perdure.features.workflow.run.cron import BadCronError, Calendar, check_cron, cron_backoff, parse_cron
 
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Sydney", "Australia/Lord_Howe", "America/Sao_Paulo", "Asia/Kathmandu"]
 

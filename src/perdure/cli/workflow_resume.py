@@ -15,7 +15,7 @@ from perdure.core.lean_import import defer_sdk
 if TYPE_CHECKING:
     from temporalio.api.history.v1 import HistoryEvent
 
-    from perdure.features.workflow.resume import ResumePoint
+    from perdure.features.workflow.reset.resume import ResumePoint
 
 EXCLUDABLE = ("signals", "updates")
 
@@ -39,7 +39,7 @@ def add_resume_flags(parser: Parser) -> None:
 def resume(arguments: argparse.Namespace) -> int:
     """Run the command. Raises CommandError."""
     defer_sdk()
-    from perdure.features.workflow.resume import NothingToResume, find_resume_point
+    from perdure.features.workflow.reset.resume import NothingToResume, find_resume_point
 
     with connect(arguments) as connection:
         run_id, events = _history(connection, arguments.workflow_id, arguments.run_id)
@@ -94,7 +94,7 @@ def _reset(connection: Connection, arguments: argparse.Namespace, run_id: str, p
 
 def describe(point: ResumePoint, excluded: Sequence[str]) -> list[str]:
     """The lines that tell people what a resume does."""
-    from perdure.features.workflow.resume import StepKind
+    from perdure.features.workflow.reset.resume import StepKind
 
     failed = point.failed
     rows = [("step", "id", "event", "so far", "then")]

@@ -6,33 +6,17 @@ from perdure.core.call import MethodTable
 from perdure.features.task_queue.rpc import TaskQueueRpc
 
 # Importing a concern registers its appliers, commands and decisions.
-from perdure.features.workflow import (
-    activities,
-    activity_commands,
-    activity_control,
-    builds,
-    children,
-    closing,
-    continue_as_new,
-    external,
-    interaction,
-    options,
-    pause,
-    problems,
-    properties,
-    reset,
-    speculative,
-    start,
-    task,
-    timers,
-    update_messages,
-    updates,
-)
-from perdure.features.workflow.child_messages import ChildMessages
+from perdure.features.workflow import timers
+from perdure.features.workflow.activity import commands as activity_commands
+from perdure.features.workflow.activity import control as activity_control
+from perdure.features.workflow.activity import lifecycle as activities
 from perdure.features.workflow.effects import WorkflowEffects
-from perdure.features.workflow.external_messages import ExternalMessages
-from perdure.features.workflow.messages import Messenger
+from perdure.features.workflow.other_runs import children, external
+from perdure.features.workflow.other_runs.child_messages import ChildMessages
+from perdure.features.workflow.other_runs.external_messages import ExternalMessages
+from perdure.features.workflow.other_runs.messenger import Messenger
 from perdure.features.workflow.refill import Refill
+from perdure.features.workflow.reset import reset
 from perdure.features.workflow.rpc.activities import ActivityRpc
 from perdure.features.workflow.rpc.activities_by_id import ActivityByIdRpc
 from perdure.features.workflow.rpc.activity_answers import ActivityAnswers
@@ -49,7 +33,12 @@ from perdure.features.workflow.rpc.start import StartRpc
 from perdure.features.workflow.rpc.tasks import TaskRpc
 from perdure.features.workflow.rpc.updates import UpdateRpc
 from perdure.features.workflow.rpc.visibility import VisibilityRpc
+from perdure.features.workflow.run import builds, closing, continue_as_new, interaction, options, pause, properties, start
 from perdure.features.workflow.services import WorkflowServices
+from perdure.features.workflow.task import lifecycle as task
+from perdure.features.workflow.task import problems, speculative
+from perdure.features.workflow.update import lifecycle as updates
+from perdure.features.workflow.update import messages as update_messages
 
 CONCERNS = (
     activities,

@@ -69,7 +69,7 @@ class WorkflowKind:
         NOTE_APPLIERS[type(note)](state, note, touch)
 
     def apply_side(self, state: WorkflowState, name: str, data: bytes | None, touch: Touch) -> None:
-        from perdure.features.workflow.activities import apply_heartbeat
+        from perdure.features.workflow.activity.lifecycle import apply_heartbeat
 
         apply_heartbeat(state, name, data, touch)
 

@@ -17,8 +17,7 @@ from temporalio.api.sdk.v1 import UserMetadata
 from temporalio.api.workflow.v1 import ResetPointInfo, VersioningOverride
 
 from perdure.core.jobs import Job, Part
-from perdure.features.workflow.activity_state import Activity
-from perdure.features.workflow.callbacks import CompletionCallback
+from perdure.features.workflow.activity.state import Activity
 from perdure.features.workflow.jobs import (
     DispatchSpeculativeTask,
     DispatchWorkflowTask,
@@ -29,12 +28,13 @@ from perdure.features.workflow.jobs import (
     SpeculativeTaskTimeout,
     WorkflowTaskTimeout,
 )
-from perdure.features.workflow.outgoing import Child, ExternalCancel, ExternalSignal
-from perdure.features.workflow.update_registry import Registry
+from perdure.features.workflow.other_runs.outgoing import Child, ExternalCancel, ExternalSignal
+from perdure.features.workflow.run.callbacks import CompletionCallback
+from perdure.features.workflow.update.registry import Registry
 
 if TYPE_CHECKING:
-    from perdure.features.workflow.completion_pages import CompletionPages
-    from perdure.features.workflow.queries import WaitingQuery
+    from perdure.features.workflow.task.completion_pages import CompletionPages
+    from perdure.features.workflow.task.queries import WaitingQuery
 
 
 class Status(enum.IntEnum):

@@ -228,8 +228,8 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
 
         A task that is in memory only becomes a normal one first: what waits was decided while it was there, so it has to come after it.
         """
-        from perdure.features.workflow.size_limits import enforce
-        from perdure.features.workflow.task import write_task_events
+        from perdure.features.workflow.run.size_limits import enforce
+        from perdure.features.workflow.task.lifecycle import write_task_events
 
         if self._waiting and self.volatile.speculative is not None:
             write_task_events(self)

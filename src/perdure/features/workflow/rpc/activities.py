@@ -18,8 +18,8 @@ from temporalio.api.workflowservice.v1 import (
 from perdure.core.call import Call, MethodTable
 from perdure.core.errors import ApiError, Code, invalid_argument
 from perdure.engine.transaction import Transaction
-from perdure.features.workflow.activities import start_activity, take_back
-from perdure.features.workflow.activity_task import activity_task
+from perdure.features.workflow.activity.handout import activity_task
+from perdure.features.workflow.activity.lifecycle import start_activity, take_back
 from perdure.features.workflow.effects import ACTIVITY_QUEUE
 from perdure.features.workflow.jobs import DispatchActivityTask
 from perdure.features.workflow.rpc.activity_answers import ActivityAnswers, by_token

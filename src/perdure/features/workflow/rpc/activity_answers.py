@@ -12,13 +12,14 @@ from temporalio.api.workflowservice.v1 import RecordActivityTaskHeartbeatRespons
 from perdure.core.clock import SECOND
 from perdure.core.errors import invalid_argument, not_found
 from perdure.engine.transaction import Transaction
-from perdure.features.workflow import activities, failures
-from perdure.features.workflow.activity_state import Activity
-from perdure.features.workflow.interaction import CLOSED
+from perdure.features.workflow import failures
+from perdure.features.workflow.activity import lifecycle as activities
+from perdure.features.workflow.activity.state import Activity
+from perdure.features.workflow.run.interaction import CLOSED
 from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.task import schedule_task
+from perdure.features.workflow.task.lifecycle import schedule_task
 from perdure.features.workflow.tokens import TaskToken
 
 GONE = "invalid activityID or activity already timed out or invoking workflow is completed"

@@ -30,10 +30,10 @@ from perdure.core.call import Call, MethodTable
 from perdure.core.clock import duration_ns
 from perdure.core.errors import invalid_argument, not_found
 from perdure.engine.transaction import Transaction
-from perdure.features.workflow.activity_control import pause_activity, reset_activity, unpause_activity, update_options
-from perdure.features.workflow.activity_options import changed_options, mask_paths, original_options
-from perdure.features.workflow.activity_state import Activity
-from perdure.features.workflow.interaction import CLOSED
+from perdure.features.workflow.activity.control import pause_activity, reset_activity, unpause_activity, update_options
+from perdure.features.workflow.activity.options import changed_options, mask_paths, original_options
+from perdure.features.workflow.activity.state import Activity
+from perdure.features.workflow.run.interaction import CLOSED
 from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep

@@ -12,7 +12,7 @@ from temporalio.api.workflowservice.v1 import (
 from perdure.core.call import Call, MethodTable
 from perdure.core.errors import invalid_argument, unimplemented
 from perdure.engine.transaction import Transaction
-from perdure.features.workflow.pause import pause, unpause
+from perdure.features.workflow.run.pause import pause, unpause
 from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.step import WorkflowStep
 

@@ -24,8 +24,8 @@ from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest, 
 from perdure.core.call import Call, MethodTable
 from perdure.core.clock import to_duration, to_timestamp
 from perdure.features.search_attributes.types import PREDEFINED, type_name
-from perdure.features.workflow.children import pending_child_info
-from perdure.features.workflow.pending_activities import pending_activity_info
+from perdure.features.workflow.activity.pending import pending_activity_info
+from perdure.features.workflow.other_runs.children import pending_child_info
 from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
 from perdure.features.workflow.state import WorkflowState, WorkflowTask
 from perdure.features.workflow.validation import check_execution

@@ -21,7 +21,7 @@ from perdure.features.workflow.rpc.paging import HistoryPages, PageToken, decode
 from perdure.features.workflow.rpc.waiting import Patience
 from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
 from perdure.features.workflow.state import Status
-from perdure.features.workflow.task import unwritten_events
+from perdure.features.workflow.task.lifecycle import unwritten_events
 from perdure.features.workflow.validation import check_execution
 
 ANSWER_BEFORE = 1 * SECOND

@@ -20,10 +20,10 @@ from perdure.core.clock import SECOND
 from perdure.core.errors import invalid_argument, not_found
 from perdure.core.execution import RunKey, all_jobs
 from perdure.engine.transaction import Transaction
-from perdure.features.workflow.closing import terminate
-from perdure.features.workflow.interaction import CLOSED, request_cancel, signal
-from perdure.features.workflow.links import check_links, request_link
 from perdure.features.workflow.rpc.waiting import Patience
+from perdure.features.workflow.run.closing import terminate
+from perdure.features.workflow.run.interaction import CLOSED, request_cancel, signal
+from perdure.features.workflow.run.links import check_links, request_link
 from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.validation import check_execution

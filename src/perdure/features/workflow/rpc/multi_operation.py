@@ -35,8 +35,8 @@ from perdure.features.workflow.rpc.updates import prepare_update
 from perdure.features.workflow.rpc.waiting import Patience
 from perdure.features.workflow.services import WorkflowServices, step_of
 from perdure.features.workflow.state import Status, WorkflowState
-from perdure.features.workflow.update_registry import PendingUpdate
-from perdure.features.workflow.updates import admit, is_known
+from perdure.features.workflow.update.lifecycle import admit, is_known
+from perdure.features.workflow.update.registry import PendingUpdate
 
 Response = ExecuteMultiOperationResponse.Response
 

@@ -23,8 +23,12 @@ from perdure.core.clock import MINUTE, SECOND
 from perdure.core.errors import ApiError, Code, busy_workflow, failed_precondition, invalid_argument, not_found
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow.effects import STICKY_POLLER_WITHIN, WORKFLOW_QUEUE
-from perdure.features.workflow.interaction import CLOSED
-from perdure.features.workflow.queries import (
+from perdure.features.workflow.rpc.paging import HistoryPages
+from perdure.features.workflow.run.interaction import CLOSED
+from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
+from perdure.features.workflow.step import WorkflowStep
+from perdure.features.workflow.task.lifecycle import end_stickiness
+from perdure.features.workflow.task.queries import (
     QueryTask,
     WaitingQuery,
     check_answerable,
@@ -32,10 +36,6 @@ from perdure.features.workflow.queries import (
     rejected_status,
     response,
 )
-from perdure.features.workflow.rpc.paging import HistoryPages
-from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
-from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.task import end_stickiness
 from perdure.features.workflow.tokens import TaskToken, decode_token, encode_token
 from perdure.features.workflow.validation import check_execution
 from perdure.matching.task_queue import DEFAULT_PRIORITY, QueueKey, Task

@@ -14,12 +14,12 @@ from perdure.core.call import Call, MethodTable
 from perdure.core.errors import busy_workflow, invalid_argument, not_found
 from perdure.core.execution import ChainKey
 from perdure.engine.transaction import Transaction
-from perdure.features.workflow.interaction import CLOSED
 from perdure.features.workflow.kind import WORKFLOW
-from perdure.features.workflow.option_changes import change_options, check_paths, check_pinned, check_wanted_override
-from perdure.features.workflow.reapply import excluded_types
-from perdure.features.workflow.reset import Moved, ResetOptions, check_finish_event_id, reset, reset_again
-from perdure.features.workflow.reset_plan import make_plan
+from perdure.features.workflow.reset.plan import make_plan
+from perdure.features.workflow.reset.reapply import excluded_types
+from perdure.features.workflow.reset.reset import Moved, ResetOptions, check_finish_event_id, reset, reset_again
+from perdure.features.workflow.run.interaction import CLOSED
+from perdure.features.workflow.run.option_changes import change_options, check_paths, check_pinned, check_wanted_override
 from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.validation import check_execution, check_priority

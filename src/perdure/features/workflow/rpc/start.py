@@ -21,19 +21,19 @@ from perdure.core.clock import MILLISECOND, duration_ns, to_duration, to_timesta
 from perdure.core.errors import already_started
 from perdure.core.execution import ChainKey
 from perdure.engine.transaction import Transaction
-from perdure.features.workflow.closing import SERVER_IDENTITY, terminate
-from perdure.features.workflow.cron import cron_backoff
-from perdure.features.workflow.interaction import signal
 from perdure.features.workflow.kind import WORKFLOW
-from perdure.features.workflow.links import event_link, request_link
-from perdure.features.workflow.options import attach
 from perdure.features.workflow.rpc.start_checks import StartRequest, check_signal_with_start, check_start
 from perdure.features.workflow.rpc.tasks import TaskRpc, hand_out
+from perdure.features.workflow.run.closing import SERVER_IDENTITY, terminate
+from perdure.features.workflow.run.cron import cron_backoff
+from perdure.features.workflow.run.interaction import signal
+from perdure.features.workflow.run.links import event_link, request_link
+from perdure.features.workflow.run.options import attach
+from perdure.features.workflow.run.start import Start, begin
 from perdure.features.workflow.services import WorkflowServices, step_of
-from perdure.features.workflow.start import Start, begin
 from perdure.features.workflow.state import Status, TaskStatus, WorkflowState
 from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.task import end_first_backoff, schedule_task, start_task
+from perdure.features.workflow.task.lifecycle import end_first_backoff, schedule_task, start_task
 
 Reuse = WorkflowIdReusePolicy
 Conflict = WorkflowIdConflictPolicy

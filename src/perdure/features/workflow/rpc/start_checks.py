@@ -16,10 +16,11 @@ from perdure.core.ids import IdSource
 from perdure.core.limits import Limits
 from perdure.features.namespace.registry import Namespace
 from perdure.features.search_attributes.values import validate_search_attributes
-from perdure.features.workflow.callbacks import check_callbacks
-from perdure.features.workflow.cron import check_cron
-from perdure.features.workflow.links import check_links, without_callback_links
-from perdure.features.workflow.properties import is_null
+from perdure.features.workflow.run.callbacks import check_callbacks
+from perdure.features.workflow.run.cron import check_cron
+from perdure.features.workflow.run.links import check_links, without_callback_links
+from perdure.features.workflow.run.properties import is_null
+from perdure.features.workflow.run.versioning_override import check_override, current_form
 from perdure.features.workflow.validation import (
     check_duration,
     check_priority,
@@ -27,7 +28,6 @@ from perdure.features.workflow.validation import (
     check_task_queue,
     fill_retry_policy,
 )
-from perdure.features.workflow.versioning_override import check_override, current_form
 
 Reuse = WorkflowIdReusePolicy
 Conflict = WorkflowIdConflictPolicy

@@ -13,11 +13,11 @@ from temporalio.api.workflowservice.v1 import UpdateWorkflowExecutionRequest, Up
 
 from perdure.core.errors import not_found
 from perdure.core.execution import RunKey
-from perdure.features.workflow.links import request_link
 from perdure.features.workflow.rpc.waiting import Patience
+from perdure.features.workflow.run.links import request_link
 from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
-from perdure.features.workflow.update_registry import PendingStatus, PendingUpdate
-from perdure.features.workflow.updates import WORKFLOW_COMPLETED_FIRST
+from perdure.features.workflow.update.lifecycle import WORKFLOW_COMPLETED_FIRST
+from perdure.features.workflow.update.registry import PendingStatus, PendingUpdate
 
 Stage = UpdateWorkflowExecutionLifecycleStage
 ADMITTED = Stage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ADMITTED

@@ -16,14 +16,14 @@ from perdure.core.execution import RunKey
 from perdure.core.ids import IdSource
 from perdure.core.limits import Limits
 from perdure.engine.transaction import Transaction
-from perdure.features.workflow.callbacks import check_callbacks
-from perdure.features.workflow.links import check_links, without_callback_links
 from perdure.features.workflow.rpc.update_stages import ADMITTED, COMPLETED, UpdateLost, UpdateStages, update_ref, update_response
 from perdure.features.workflow.rpc.waiting import Patience
+from perdure.features.workflow.run.callbacks import check_callbacks
+from perdure.features.workflow.run.links import check_links, without_callback_links
 from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.update_registry import PendingUpdate
-from perdure.features.workflow.updates import admit, is_known
+from perdure.features.workflow.update.lifecycle import admit, is_known
+from perdure.features.workflow.update.registry import PendingUpdate
 from perdure.features.workflow.validation import check_execution
 
 

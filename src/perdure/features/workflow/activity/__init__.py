@@ -1,0 +1,1 @@
+"""Activities of a workflow: scheduled by a command, attempted, retried, controlled from outside, finished."""

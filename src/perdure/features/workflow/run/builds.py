@@ -1,0 +1,82 @@
+"""Which builds of the worker's code have worked on a run.
+
+Reset points: the first completed workflow task of each build, through all runs of a chain. BuildIds, BinaryChecksums: search
+attributes of the run.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionStartedEventAttributes, WorkflowTaskCompletedEventAttributes
+from temporalio.api.workflow.v1 import ResetPointInfo
+
+from perdure.core.clock import timestamp_ns, to_timestamp
+from perdure.core.execution import Touch
+from perdure.features.workflow.registry import numbered
+from perdure.features.workflow.run.server_attributes import set_keywords
+from perdure.features.workflow.state import WorkflowState
+
+MAXIMUM_RESET_POINTS = 20
+"""Older ones are forgotten."""
+
+BUILD_IDS = "BuildIds"
+BINARY_CHECKSUMS = "BinaryChecksums"
+UNVERSIONED = "unversioned"
+
+
+def inherited_reset_points(started: WorkflowExecutionStartedEventAttributes, start_at: int) -> list[ResetPointInfo]:
+    """What a run takes over from the one before; points of runs whose history is gone are left out."""
+    return [
+        point
+        for point in started.prev_auto_reset_points.points
+        if not point.HasField("expire_time") or timestamp_ns(point.expire_time) >= start_at
+    ]
+
+
+def end_reset_points(state: WorkflowState) -> None:
+    """The run has closed, and another one follows: its own points are good for as long as its history is kept."""
+    points = [ResetPointInfo() for _ in state.reset_points]
+    for point, old in zip(points, state.reset_points, strict=True):
+        point.CopyFrom(old)
+        if point.run_id == state.run_id:
+            point.expire_time.CopyFrom(to_timestamp(state.close_at + state.retention))
+    state.reset_points = points
+
+
+@numbered(EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
+def _task_completed(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
+    attributes = event.workflow_task_completed_event_attributes
+    state.last_worker_version = attributes.worker_version if attributes.HasField("worker_version") else None
+    _note_build_id(state, attributes)
+    build = (attributes.binary_checksum, attributes.worker_version.build_id)
+    if any((point.binary_checksum, point.build_id) == build for point in state.reset_points):
+        return
+    point = ResetPointInfo(
+        binary_checksum=build[0], build_id=build[1], run_id=state.run_id, first_workflow_task_completed_id=event.event_id,
+        create_time=event.event_time, resettable=not (state.children or state.external_signals or state.external_cancels),
+    )  # fmt: skip
+    state.reset_points = [*state.reset_points, point][-MAXIMUM_RESET_POINTS:]
+    if build[0]:
+        set_keywords(state, BINARY_CHECKSUMS, [point.binary_checksum for point in state.reset_points if point.binary_checksum])
+
+
+def _note_build_id(state: WorkflowState, attributes: WorkflowTaskCompletedEventAttributes) -> None:
+    stamp = attributes.worker_version
+    if stamp.use_versioning or attributes.HasField("deployment_version"):
+        return
+    old = state.search_attributes.get(BUILD_IDS)
+    noted = _with_build(old.data if old is not None else b"[]", stamp.build_id)
+    if noted is not None:
+        set_keywords(state, BUILD_IDS, noted)
+
+
+@functools.lru_cache(1000)
+def _with_build(data: bytes, build_id: str) -> tuple[str, ...] | None:
+    """The keywords with those of a build added; None when they have them already. data: the keywords as JSON."""
+    known: list[str] = json.loads(data)
+    found = [UNVERSIONED, f"{UNVERSIONED}:{build_id}"] if build_id else [UNVERSIONED]
+    new = [keyword for keyword in found if keyword not in known]
+    return (*known, *new) if new else None

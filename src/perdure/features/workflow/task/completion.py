@@ -1,0 +1,294 @@
+"""A worker answers a workflow task: its commands become events, all of them or none."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, cast
+
+from temporalio.api.command.v1 import Command
+from temporalio.api.enums.v1 import CommandType, WorkerVersioningMode, WorkflowTaskFailedCause
+from temporalio.api.failure.v1 import Failure, ServerFailureInfo
+from temporalio.api.history.v1 import WorkflowTaskCompletedEventAttributes
+from temporalio.api.protocol.v1 import Message
+from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest
+
+from perdure.core.clock import duration_ns
+from perdure.core.errors import ApiError, failed_precondition, invalid_argument, not_found
+from perdure.core.execution import RunKey
+from perdure.engine.partition import Refused
+from perdure.engine.transaction import Transaction
+from perdure.features.workflow import notes
+from perdure.features.workflow.registry import COMMANDS
+from perdure.features.workflow.state import Status, WorkflowTask
+from perdure.features.workflow.step import WorkflowStep
+from perdure.features.workflow.task.completion_pages import all_commands, keep_page
+from perdure.features.workflow.task.lifecycle import fail_task, schedule_task, start_task, time_out, write_task_events
+from perdure.features.workflow.task.queries import answer_queries
+from perdure.features.workflow.task.worker_versions import inline_stamp
+
+C = CommandType
+Cause = WorkflowTaskFailedCause
+
+CLOSING = frozenset(
+    {
+        C.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION,
+        C.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION,
+        C.COMMAND_TYPE_CANCEL_WORKFLOW_EXECUTION,
+        C.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION,
+    }
+)
+
+INLINE_REQUEST_ID = "request-from-RespondWorkflowTaskCompleted"
+
+
+class CommandRefused(Exception):
+    """A command is impossible: the workflow task fails with this cause, and the worker is told.
+
+    cause: shows in the failed event. message: without the cause's name, which is put before it. terminate: the run cannot go on (its data
+    is too big).
+    """
+
+    def __init__(self, cause: WorkflowTaskFailedCause.ValueType, message: str = "", *, terminate: bool = False) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.terminate = terminate
+        name = "".join(word.capitalize() for word in Cause.Name(cause).removeprefix("WORKFLOW_TASK_FAILED_CAUSE_").split("_"))
+        self.message = f"{name}: {message}" if message else name
+
+
+def require_attributes(command: Command, field: str, cause: WorkflowTaskFailedCause.ValueType) -> None:
+    """Refuse a command that lacks the attributes of its type. field: of Command."""
+    if not command.HasField(cast("Any", field)):
+        name = "".join(word.capitalize() for word in field.split("_"))
+        raise CommandRefused(cause, f"{name} is not set on {name.removesuffix('Attributes')}.")
+
+
+def refuse_if_too_big(size: int, limit: int, cause: WorkflowTaskFailedCause.ValueType, message: str) -> None:
+    """Data over a size limit cannot be retried smaller: it ends the run."""
+    if size > limit:
+        raise CommandRefused(cause, message, terminate=True)
+
+
+def refuse_if_too_many(pending: int, limit: int, cause: WorkflowTaskFailedCause.ValueType, what: str) -> None:
+    """limit: 0 for none."""
+    if pending >= limit > 0:
+        raise CommandRefused(cause, f"the number of {what}, {pending}, has reached the per-workflow limit of {limit}")
+
+
+@contextmanager
+def refusing(
+    cause: WorkflowTaskFailedCause.ValueType, prefix: str = "", suffix: str = "", *, terminate: bool = False
+) -> Generator[None, None, None]:
+    """Turn a failed check (an ApiError) of a command's attributes into the refusal of the command. prefix, suffix: around its message."""
+    try:
+        yield
+    except ApiError as error:
+        raise CommandRefused(cause, f"{prefix}{error.message}{suffix}", terminate=terminate) from None
+
+
+@dataclass(slots=True)
+class Completion:
+    """What command handlers know beside the step.
+
+    transaction: for commands that begin another run. completed_event_id: of the workflow task that the commands belong to.
+    eager_activities: scheduled event ids of activities that the worker wants to run itself at once. started_children: workflow ids
+    of the children that these commands start. messages: of the completion, not handled yet. discarded: the task was in memory only and
+    has left no trace; then completed_event_id is 0. started_next: the worker gets the next task with the answer; outgoing: the messages
+    for it.
+    """
+
+    transaction: Transaction
+    request: RespondWorkflowTaskCompletedRequest
+    completed_event_id: int
+    messages: list[Message] = field(default_factory=list[Message])
+    discarded: bool = False
+    eager_activities: list[int] = field(default_factory=list[int])
+    started_children: set[str] = field(default_factory=set[str])
+    outgoing: list[Message] = field(default_factory=list[Message])
+    started_next: bool = False
+
+    @property
+    def run(self) -> RunKey:
+        run = self.transaction.run
+        assert run is not None
+        return run.key
+
+
+def complete_task(step: WorkflowStep, transaction: Transaction, request: RespondWorkflowTaskCompletedRequest) -> Completion | ApiError:
+    """End the started task and carry out its commands. The caller has checked the task token.
+
+    Returns an error that the worker is told after all is recorded: it has kept the task for too long.
+    Raises ApiError for a sequence of commands that no SDK sends (nothing is recorded, the task stays with the worker), and
+    Refused for a command that fails the task.
+    """
+    from perdure.features.workflow.task.speculative import can_be_discarded
+    from perdure.features.workflow.update.messages import take_rest
+
+    _check_request(step, request)
+    overflows = request.intermediate_page and not keep_page(step, request)
+    if request.intermediate_page and not overflows:
+        return Completion(transaction, request, 0)
+    commands = [] if overflows else list(all_commands(step, request))
+    check_sequence(commands)
+    original_scheduled_at = step.task.original_scheduled_at
+    is_heartbeat = request.force_create_new_workflow_task and not commands and not request.messages
+    if is_heartbeat and step.now > original_scheduled_at + step.limits.workflow_task_heartbeat_timeout_ns:
+        return _end_heartbeat(step, request)
+    had_buffered = bool(step.state.buffer)
+    answered = _identity(step.task)
+    completion = Completion(transaction, request, 0, list(request.messages), not commands and can_be_discarded(step, request))
+    if completion.discarded:
+        step.set_speculative(None)
+    else:
+        completion.completed_event_id = _record_completed(step, request)
+    _set_sticky(step, request)
+    step.holds_task = True
+    try:
+        if overflows:
+            raise CommandRefused(
+                Cause.WORKFLOW_TASK_FAILED_CAUSE_REQUEST_TOO_LARGE,
+                "workflow task completion buffer size exceeds the per-workflow limit",
+                terminate=True,
+            )
+        for command in commands:
+            if command.command_type in CLOSING:
+                if had_buffered:
+                    raise CommandRefused(Cause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND)
+                step.flush()  # what these commands have caused; nothing may follow the close
+            COMMANDS[command.command_type](step, command, completion)
+        take_rest(step, completion)
+    except CommandRefused as refused:
+        _refuse(refused, request, answered)
+    step.holds_task = False
+    if step.state.is_open:
+        _schedule_next(step, completion, original_scheduled_at if is_heartbeat else 0)
+    answer_queries(step, transaction, request.query_results)
+    return completion
+
+
+def _check_request(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest) -> None:
+    if step.state.status == Status.PAUSED and request.force_create_new_workflow_task:
+        raise failed_precondition("Workflow is paused and force create new workflow task is not allowed.")
+    is_versioned = request.deployment_options.worker_versioning_mode == WorkerVersioningMode.WORKER_VERSIONING_MODE_VERSIONED
+    if request.versioning_behavior and not request.HasField("deployment") and not is_versioned:
+        raise invalid_argument("versioning behavior cannot be specified without deployment options being set with versioned mode")
+
+
+def _end_heartbeat(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest) -> ApiError:
+    """The worker has kept its task alive for too long without any progress: another worker shall try."""
+    write_task_events(step, request.identity)
+    time_out(step, started=True)
+    return not_found("workflow task heartbeat timeout")
+
+
+def _record_completed(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest) -> int:
+    write_task_events(step, request.identity)
+    task = step.task
+    options = request.deployment_options
+    is_versioned = options.worker_versioning_mode == WorkerVersioningMode.WORKER_VERSIONING_MODE_VERSIONED
+    attributes = WorkflowTaskCompletedEventAttributes(
+        scheduled_event_id=task.scheduled_event_id, started_event_id=task.started_event_id, identity=request.identity,
+        binary_checksum=request.binary_checksum,
+        worker_version=request.worker_version_stamp if request.HasField("worker_version_stamp") else None,
+        sdk_metadata=request.sdk_metadata if request.HasField("sdk_metadata") else None,
+        metering_metadata=request.metering_metadata if request.HasField("metering_metadata") else None,
+        worker_deployment_name=options.deployment_name or request.deployment.series_name,
+    )  # fmt: skip
+    if is_versioned or not request.HasField("deployment_options"):
+        attributes.versioning_behavior = request.versioning_behavior
+    name, build_id = (
+        (options.deployment_name, options.build_id) if is_versioned else (request.deployment.series_name, request.deployment.build_id)
+    )
+    if name and build_id:
+        attributes.deployment_version.deployment_name = name
+        attributes.deployment_version.build_id = build_id
+    return step.event(attributes).event_id
+
+
+def _schedule_next(step: WorkflowStep, completion: Completion, original_scheduled_at: int) -> None:
+    """Schedule the next task if there is anything to do, and start it at once if the worker asks for it."""
+    from perdure.features.workflow.task.speculative import schedule_speculative_task
+    from perdure.features.workflow.update.messages import outgoing
+
+    request = completion.request
+    if request.force_create_new_workflow_task:
+        schedule_task(step, original_scheduled_at=original_scheduled_at)
+    elif step.has_waiting_events or step.wants_task:
+        schedule_task(step)
+    elif step.volatile.updates:
+        # Updates arrived while the task ran. A task that is in memory only can be handed over here, but should not wait in a queue.
+        if request.return_new_workflow_task:
+            schedule_speculative_task(step)
+        else:
+            schedule_task(step)
+    if request.return_new_workflow_task and step.task.is_scheduled:
+        start_task(step, request.identity, INLINE_REQUEST_ID, inline_stamp(request))
+        completion.started_next = True
+        completion.outgoing = outgoing(step, include_sent=not request.force_create_new_workflow_task)
+
+
+def check_sequence(commands: object) -> None:
+    """A closing command must be the last one, and every command must be known."""
+    sequence: list[Command] = list(commands)  # pyright: ignore
+    for command in sequence:
+        if command.command_type not in COMMANDS:
+            raise invalid_argument(f"unknown command type: {_command_name(command.command_type)}")
+    for command in sequence[:-1]:
+        if command.command_type in CLOSING:
+            names = ", ".join(_command_name(c.command_type) for c in sequence)
+            raise invalid_argument(
+                f"invalid command sequence: [{names}], command {_command_name(command.command_type)} must be the last command."
+            )
+
+
+def _command_name(command_type: int) -> str:
+    """The official server's spelling: CompleteWorkflowExecution."""
+    if command_type not in C.values():
+        return str(command_type)
+    words = C.Name(command_type).removeprefix("COMMAND_TYPE_").split("_")  # pyright: ignore
+    return "".join(word.capitalize() for word in words)
+
+
+def _set_sticky(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest) -> None:
+    attributes = request.sticky_attributes
+    queue = attributes.worker_task_queue.name
+    timeout = duration_ns(attributes.schedule_to_start_timeout)
+    if (queue, timeout if queue else 0) != (step.state.sticky_queue, step.state.sticky_timeout):
+        step.note(notes.StickyChanged(queue, timeout if queue else 0))
+
+
+def _identity(task: WorkflowTask) -> tuple[int, int, int]:
+    return task.scheduled_event_id, task.attempt, task.started_at
+
+
+def _refuse(refused: CommandRefused, request: RespondWorkflowTaskCompletedRequest, answered: tuple[int, int, int]) -> NoReturn:
+    """Undo the commands, record the failure instead, and tell the worker.
+
+    From the second attempt on nothing is recorded: the task stays with the worker until it times out, which slows the retries down.
+    """
+    from perdure.features.workflow.run.closing import terminate
+    from perdure.features.workflow.task.problems import handle_problem
+    from perdure.features.workflow.update.lifecycle import fail_sent
+
+    def instead(transaction: Transaction) -> ApiError:
+        assert transaction.run is not None
+        step = transaction.step(transaction.run)
+        assert isinstance(step, WorkflowStep)
+        if not step.state.is_open or not step.task.is_started or _identity(step.task) != answered:
+            # Undoing took time, or brought back less than there was: the task is not there any more.
+            raise not_found("Workflow task not found.")
+        fail_sent(step)
+        if answered[1] > 1 and refused.cause != Cause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND:
+            return invalid_argument(refused.message)
+        failure = Failure(message=refused.message, server_failure_info=ServerFailureInfo())
+        fail_task(step, refused.cause, failure, request.identity, binary_checksum=request.binary_checksum)
+        if refused.terminate:
+            terminate(step, refused.message, "history-service")
+        else:
+            handle_problem(step)
+            schedule_task(step)
+        return invalid_argument(refused.message)
+
+    raise Refused(instead)

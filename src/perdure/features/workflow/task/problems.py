@@ -1,0 +1,92 @@
+"""Workflow tasks that keep failing: the run says so in a search attribute, and a policy may pause or end it.
+
+``failure_series.py`` says which failures are alike. Any good task ends the series.
+"""
+
+from __future__ import annotations
+
+from temporalio.api.enums.v1 import RetryState, WorkflowTaskFailedCause
+from temporalio.api.failure.v1 import ApplicationFailureInfo, Failure
+from temporalio.api.history.v1 import WorkflowExecutionFailedEventAttributes
+
+from perdure.core.execution import Touch
+from perdure.core.poison_policy import NAMESPACE_KEY, PoisonRule, parse_poison_policy
+from perdure.features.workflow import notes
+from perdure.features.workflow.registry import applies_note
+from perdure.features.workflow.run.closing import SERVER_IDENTITY, close
+from perdure.features.workflow.run.pause import pause
+from perdure.features.workflow.run.server_attributes import set_keywords
+from perdure.features.workflow.state import WorkflowState, WorkflowTask
+from perdure.features.workflow.step import WorkflowStep
+from perdure.features.workflow.task.failure_series import told
+
+REPORTED_PROBLEMS = "TemporalReportedProblems"
+LONGEST_REASON = 500
+"""Characters of a failure's message that a pause repeats: the reason is a search attribute, too."""
+
+
+def handle_problem(step: WorkflowStep) -> None:
+    """Called when a workflow task has failed or timed out, before the next one is scheduled. The run may be paused or closed afterwards."""
+    if not step.state.is_open:
+        return
+    task = step.state.task
+    rule = _rule(step)
+    is_poisoned = rule.action != "keep-retrying" and task.alike >= rule.after and (rule.count_timeouts or task.last_failure_cause != 0)
+    threshold = step.limits.workflow_task_problems_to_mark
+    if is_poisoned or task.problems >= threshold > 0:
+        keywords = _keywords(task)
+        if keywords != step.state.reported_problems:
+            step.note(notes.ProblemsReported(keywords))
+    if not is_poisoned or step.state.is_paused:
+        return
+    if rule.action == "pause":
+        pause(step, identity=SERVER_IDENTITY, reason=_summary(task)[:LONGEST_REASON], request_id="")
+    else:
+        retry_state = RetryState.RETRY_STATE_NON_RETRYABLE_FAILURE
+        close(step, WorkflowExecutionFailedEventAttributes(failure=_failure(task), retry_state=retry_state))
+
+
+def _rule(step: WorkflowStep) -> PoisonRule:
+    text = step.namespace.data.get(NAMESPACE_KEY, "")
+    policy = parse_poison_policy(text) if text else step.namespaces.poison_policy
+    return policy.rule(step.state.started.workflow_type.name)
+
+
+def _keywords(task: WorkflowTask) -> list[str]:
+    if task.timed_out:
+        return ["category=WorkflowTaskTimedOut", "cause=WorkflowTaskTimedOutCauseStartToClose"]
+    return ["category=WorkflowTaskFailed", f"cause=WorkflowTaskFailedCause{_cause(task)}"]
+
+
+def _cause(task: WorkflowTask) -> str:
+    """The official server's spelling: NonDeterministicError."""
+    if task.last_failure_cause not in WorkflowTaskFailedCause.values():
+        return str(task.last_failure_cause)
+    name = WorkflowTaskFailedCause.Name(task.last_failure_cause)  # pyright: ignore[reportArgumentType]
+    return "".join(word.capitalize() for word in name.removeprefix("WORKFLOW_TASK_FAILED_CAUSE_").split("_"))
+
+
+def _summary(task: WorkflowTask) -> str:
+    what = f"{_cause(task)}: {told(task.last_failure)[0]}" if task.last_failure is not None else "it was not answered in time"
+    return f"poison policy: the workflow task failed {task.alike} times in a row: {what}"
+
+
+def _failure(task: WorkflowTask) -> Failure:
+    failure = Failure(
+        message=_summary(task), source="Server",
+        application_failure_info=ApplicationFailureInfo(type="PoisonedWorkflowTask", non_retryable=True),
+    )  # fmt: skip
+    if task.last_failure is not None:
+        failure.cause.CopyFrom(task.last_failure)
+    return failure
+
+
+@applies_note(notes.ProblemsReported)
+def _reported(state: WorkflowState, note: notes.ProblemsReported, touch: Touch) -> None:
+    report_problems(state, note.keywords)
+
+
+def report_problems(state: WorkflowState, keywords: list[str]) -> None:
+    """Let the run be found by what is wrong with it; nothing: it is well."""
+    state.reported_problems = list(keywords)
+    set_keywords(state, REPORTED_PROBLEMS, keywords)

@@ -1,0 +1,65 @@
+"""Speculative workflow tasks: in memory only, so that an update which its validator rejects leaves no trace in history.
+
+The rows of the table in ``task.py`` that are about them:
+
+- A speculative task is scheduled for an update when no other task is pending. It has the event ids that its events would have.
+- As soon as an event arrives that tells the worker something new, it becomes a normal task: its events are written, then the others get
+  their ids.
+- Completed with nothing but rejections, it is discarded, and the worker told to forget its events; completed with anything else, its
+  events are written.
+- When it fails or times out, its events are written first.
+- With the memory it is lost; a worker that answers it then is told that there is no such task, and callers ask for their updates again.
+"""
+
+from __future__ import annotations
+
+from temporalio.api.update.v1 import Rejection
+from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest
+
+from perdure.core.clock import SECOND, duration_ns
+from perdure.core.jobs import decides
+from perdure.features.workflow.jobs import SpeculativeTaskTimeout
+from perdure.features.workflow.state import SpeculativeTask, TaskStatus
+from perdure.features.workflow.step import WorkflowStep
+from perdure.features.workflow.task.lifecycle import time_out, write_task_events
+
+SCHEDULE_TO_START_TIMEOUT = 5 * SECOND
+"""On a normal queue; then the task becomes a normal one, which waits for ever. On a sticky queue, the worker's own timeout holds."""
+
+
+def schedule_speculative_task(step: WorkflowStep) -> None:
+    """Schedule a task that exists in memory only, unless a task is pending."""
+    state = step.state
+    if step.task.is_pending or state.is_paused:
+        return
+    step.volatile.last_serial += 1
+    timeout = state.sticky_timeout if state.sticky_queue else SCHEDULE_TO_START_TIMEOUT
+    task = SpeculativeTask(
+        status=TaskStatus.SPECULATIVE_SCHEDULED,
+        attempt=state.task.attempt,
+        scheduled_event_id=state.next_event_id,
+        scheduled_at=step.now,
+        original_scheduled_at=step.now,
+        start_to_close_timeout=duration_ns(state.started.workflow_task_timeout),
+        sticky=bool(state.sticky_queue),
+        schedule_to_start_deadline=step.now + timeout,
+        last_started_event_id=state.task.last_started_event_id,
+        serial=step.volatile.last_serial,
+    )
+    step.set_speculative(task)
+
+
+def can_be_discarded(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest) -> bool:
+    """Whether the started task can vanish: it changed nothing, and the worker can forget what it was shown."""
+    if step.volatile.speculative is None or request.commands or request.force_create_new_workflow_task:
+        return False
+    # The last completed task's started and completed events are no news to the worker; what follows them is.
+    shown = step.state.next_event_id - (step.state.task.last_started_event_id + 2)
+    most = step.limits.discarded_task_events if request.capabilities.discard_speculative_workflow_task_with_events else 0
+    return shown <= most and all(message.body.Is(Rejection.DESCRIPTOR) for message in request.messages)
+
+
+@decides(SpeculativeTaskTimeout)
+def time_out_speculative_task(step: WorkflowStep, job: SpeculativeTaskTimeout) -> None:
+    write_task_events(step)
+    time_out(step, started=job.started)
