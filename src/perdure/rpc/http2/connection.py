@@ -58,6 +58,7 @@ class Connection(asyncio.Protocol):
         self._last_stream = 0
         self._stream_window = frames.DEFAULT_WINDOW
         self._received = 0
+        self._unsent: list[bytes] = []
         self._heard_at = self.loop.time()
         self._pinged_at = 0.0
 
@@ -103,14 +104,23 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
+        """Send at the end of this turn of the event loop, with everything else that is written in it: a commit answers many calls at
+        once, and handing data to the system costs more than all else about an answer."""
+        if not self._unsent:
+            self.loop.call_soon(self._flush)
+        self._unsent.append(data)
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if self._transport is not None and unsent:
+            self._transport.write(b"".join(unsent))
 
     def close(self) -> None:
         """Give up on calls that are still running, send what is written, then hang up."""
         for stream in list(self.streams.values()):
             stream.abandon()
         self._is_closed = True
+        self._flush()
         if self._transport is not None:
             self._transport.close()
 
