@@ -105,7 +105,7 @@ class ChildMessages:
         self, transaction: Transaction, child: Child, attributes: WorkflowExecutionStartedEventAttributes, namespace: Namespace,
         request_id: str,
     ) -> str:  # fmt: skip
-        run_id = transaction.ids.uuid()
+        run_id = transaction.ids.run_id(transaction.now)
         _make_way(transaction, child.attributes.workflow_id_reuse_policy, run_id)
         now = transaction.now
         backoff = cron_backoff(attributes.cron_schedule, now, now)

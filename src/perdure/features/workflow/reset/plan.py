@@ -28,7 +28,7 @@ async def make_plan(services: WorkflowServices, base: WorkflowExecution, finish_
     last_event_id = base.durable_event_id
     current = await services.engine.read(base.key.chain, None)
     current_run_id = current.key.run_id if current is not None else ""
-    new_run_id = services.engine.ids.uuid()
+    new_run_id = services.engine.ids.run_id(services.clock.now())
     rows, state = await _copy(services, base, finish_event_id, new_run_id, current_run_id)
     events: list[HistoryEvent] = []
     seen = {base.key.run_id: last_event_id}

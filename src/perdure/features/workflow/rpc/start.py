@@ -174,7 +174,7 @@ class StartRpc:
 
     def _decide(self, transaction: Transaction, request: StartRequest, namespace_id: str, *, schedules_task: bool) -> Started:
         """Begin a run if the policies allow it. Raises ApiError ALREADY_EXISTS if not."""
-        run_id = transaction.ids.uuid()
+        run_id = transaction.ids.run_id(transaction.now)
         current = transaction.current
         if current is not None:
             if current.state.is_open:

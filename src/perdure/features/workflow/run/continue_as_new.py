@@ -43,7 +43,7 @@ def continue_as_new(step: WorkflowStep, command: Command, completion: Completion
     require_attributes(command, "continue_as_new_workflow_execution_command_attributes", CAUSE)
     _check(step, attributes)
     _check_sizes(step, attributes)
-    run_id = step.ids.uuid()
+    run_id = step.ids.run_id(step.now)
     step.event(_close_attributes(attributes, run_id, completion.completed_event_id), user_metadata=command.user_metadata)
     _begin(step, attributes, run_id)
 

@@ -39,7 +39,7 @@ def after_failure(step: WorkflowStep, failure: Failure) -> tuple[NextRun | None,
     """The run that follows a failed or timed out one, and what its close event says about retries."""
     interval, retry_state = workflow_retry(step.state, failure, step.now)
     if interval is not None:
-        return NextRun(step.ids.uuid(), Initiator.CONTINUE_AS_NEW_INITIATOR_RETRY, interval), retry_state
+        return NextRun(step.ids.run_id(step.now), Initiator.CONTINUE_AS_NEW_INITIATOR_RETRY, interval), retry_state
     return after_success(step), retry_state
 
 
@@ -48,7 +48,7 @@ def after_success(step: WorkflowStep) -> NextRun | None:
     interval = cron_backoff(step.state.started.cron_schedule, step.state.execution_at, step.now)
     if interval is None:
         return None
-    return NextRun(step.ids.uuid(), Initiator.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE, interval)
+    return NextRun(step.ids.run_id(step.now), Initiator.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE, interval)
 
 
 def workflow_retry(state: WorkflowState, failure: Failure, now: int) -> tuple[int | None, RetryState.ValueType]:
