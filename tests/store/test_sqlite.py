@@ -15,7 +15,7 @@ import pytest
 
 from perdure.store import create_store, schema
 from perdure.store.protocol import JournalRow, StoreError, StoreOpenError
-from perdure.store.sqlite import SPARE_PAGES
+from perdure.store.sqlite import LARGE_COMMIT, SPARE_PAGES
 from tests.store.samples import KIND, NAMESPACE, NOW, SECOND, Writer, header, journal_row
 from tests.support.waiting import until
 
@@ -263,11 +263,12 @@ async def test_a_cancelled_caller_does_not_hurt_the_writer(tmp_path: Path) -> No
     store = create_store(str(tmp_path / "a.db"))
     await store.open()
     writer = await Writer.open(store)
-    task = asyncio.create_task(writer.commit(headers=[header(1)]))
+    large = [header(uid) for uid in range(1, LARGE_COMMIT + 2)]  # so many go to the thread
+    task = asyncio.create_task(writer.commit(headers=large))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await writer.commit(headers=[header(2)])
-    assert await store.count_headers(NAMESPACE, KIND) == 2
+    await writer.commit(headers=[header(len(large) + 1)])
+    assert await store.count_headers(NAMESPACE, KIND) == len(large) + 1
     await store.close()

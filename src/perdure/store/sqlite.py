@@ -1,8 +1,9 @@
 """The store in a SQLite file, or in memory.
 
-A file has three connections. The writer's belongs to one thread, so that the wait for the disk is not the event loop's. Point reads
-run on the event loop with a connection of their own: they take some 20 µs, less than handing them to a thread would. Long scans and the
-checkpoints, which copy the write-ahead log into the database, share one more thread. In memory there is one connection and no thread.
+A file has three connections. The writer's is used by one thread, so that the wait for a slow disk is not the event loop's; while the disk
+is quick, the event loop uses it itself (see :mod:`perdure.store.writer_thread`). Point reads run on the event loop with a connection of
+their own: they take some 20 µs, less than handing them to a thread would. Long scans and the checkpoints, which copy the write-ahead log
+into the database, share one more thread. In memory there is one connection and no thread.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ CHECKPOINT_PAGES = 1000
 SPARE_PAGES = 256
 """So many free pages are kept in the file for what comes next; more are given back to the file system, a slice at a time."""
 VACUUM_SLICE = 64
+
+LARGE_COMMIT = 100
+"""A commit of more rows goes to the thread whatever the disk is like."""
 
 _LARGEST_INSERT = 64
 _SIZES = tuple(1 << power for power in range(_LARGEST_INSERT.bit_length() - 1, -1, -1))
@@ -229,17 +233,17 @@ class SqliteStore(SqlStore):
     async def commit(self, commit: Commit) -> None:
         rows = sql.commit_rows(commit)
         fence = (commit.partition, commit.epoch, commit.commit_number)
-        await self._write(lambda: self._apply(fence, rows))
+        await self._write(lambda: self._apply(fence, rows), is_small=len(rows.journal) + len(rows.headers) <= LARGE_COMMIT)
         if self._scans is not None:
             self._pages_written += 3 + 2 * (len(rows.journal) + len(rows.headers))
             if self._pages_written >= CHECKPOINT_PAGES and (self._checkpoint is None or self._checkpoint.done()):
                 self._pages_written = 0
                 self._checkpoint = asyncio.get_running_loop().run_in_executor(self._scans, _copy_log, self._scanner)
 
-    async def _write(self, work: Callable[[], Result]) -> Result:
+    async def _write(self, work: Callable[[], Result], *, is_small: bool = True) -> Result:
         if self._thread is None:
             return work()
-        return await self._thread.run(work)
+        return await self._thread.run(work, is_small=is_small)
 
     def _apply(self, fence: tuple[int, int, int], rows: CommitRows) -> None:
         connection = self._writer

@@ -1,4 +1,8 @@
-"""One thread that does all writing to a SQLite file, so that waiting for the disk never holds up the event loop."""
+"""Where writing to a SQLite file happens: on the event loop while the disk is quick, otherwise on a thread.
+
+To hand a commit to a thread and back costs the event loop more than a commit takes on a quick disk; on a slow disk the loop must not wait
+for it.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +21,63 @@ Result = TypeVar("Result")
 _PATIENCE = 0.001
 _STAND_BACK = 0.000_1
 
+QUICK_SECONDS = 0.000_5
+"""Work that takes no longer than this on average is done on the event loop: calls do not notice."""
+STALL_SECONDS = 0.01
+"""One piece of work that takes so long ends that at once."""
+FIRST_PENALTY_SECONDS = 1.0
+LONGEST_PENALTY_SECONDS = 60.0
+"""So long everything goes to the thread then; twice as long each time, until work has been quick for as long as the last penalty was."""
+
+
+class Pace:
+    """Decides whether the event loop does the next piece of work itself. Times are seconds of one clock."""
+
+    def __init__(self) -> None:
+        self._average = 0.0
+        self._thread_until = 0.0
+        self._penalty = FIRST_PENALTY_SECONDS
+
+    def is_quick(self, now: float) -> bool:
+        """Whether to do it here; if so, say :meth:`took` afterwards."""
+        return now >= self._thread_until
+
+    def took(self, begun: float, ended: float) -> None:
+        """A piece of work was done on the event loop."""
+        seconds = ended - begun
+        self._average += (seconds - self._average) / 16
+        if self._average > QUICK_SECONDS or seconds > STALL_SECONDS:
+            self._average = 0.0
+            self._thread_until = ended + self._penalty
+            self._penalty = min(self._penalty * 2, LONGEST_PENALTY_SECONDS)
+        elif self._penalty > FIRST_PENALTY_SECONDS and ended > self._thread_until + self._penalty:
+            self._penalty = FIRST_PENALTY_SECONDS
+
 
 class WriterThread:
-    """Runs pieces of work one after the other, in the order they came."""
+    """Does pieces of work one after the other; those of one caller in the order they came."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[tuple[Callable[[], object], asyncio.Future[object] | None] | None] = SimpleQueue()
+        self._pace = Pace()
+        #: Held by whoever works.
+        self._working = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    async def run(self, work: Callable[[], Result]) -> Result:
-        """Run it on the thread; its result or exception comes back. When the caller is cancelled the work is done nevertheless."""
+    async def run(self, work: Callable[[], Result], *, is_small: bool = True) -> Result:
+        """Do a piece of work; its result or exception comes back. When the caller is cancelled the work is done nevertheless.
+
+        is_small: the event loop may do it if the disk is quick.
+        """
+        begun = time.perf_counter()
+        if is_small and self._pace.is_quick(begun) and self._queue.empty() and self._working.acquire(blocking=False):
+            try:
+                return work()
+            finally:
+                self._working.release()
+                self._pace.took(begun, time.perf_counter())
         future: asyncio.Future[Result] = self._loop.create_future()
         self._queue.put((work, future))  # type: ignore[arg-type]  # a future is invariant; this one only ever gets the work's own result
         nudge = self._loop.call_later(_PATIENCE, self._stand_back, future)
@@ -57,7 +106,8 @@ class WriterThread:
             result: object = None
             failure: BaseException | None = None
             try:
-                result = work()
+                with self._working:
+                    result = work()
             except BaseException as error:  # whatever it is belongs to the caller
                 failure = error
             if future is not None:
