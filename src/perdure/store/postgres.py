@@ -22,6 +22,7 @@ import asyncpg
 from perdure.store import schema, sql
 from perdure.store.postgres_commit import commit_statement
 from perdure.store.postgres_driver import BROKEN, CONNECT_SECONDS, Connection, connect, state_of
+from perdure.store.postgres_pool import Pool
 from perdure.store.protocol import Commit, CommitUnknown, Lease, LeaseLost, StoreError, StoreOpenError
 from perdure.store.sql import DuplicateRowError, Row, SqlStore
 
@@ -29,7 +30,13 @@ WORDS = {"key": "BIGINT", "bytes": "BYTEA", "clustered": ""}
 SCHEMA = "perdure"
 OLDEST = 13
 """The oldest PostgreSQL that is accepted: older ones get no fixes any more."""
-CONNECTIONS = 10
+READ_CONNECTIONS = 10
+COMMIT_CONNECTIONS = 8
+LEASE_CONNECTIONS = 4
+"""At most so many sessions for reads (and rare changes of resources), for commits, and for leases, each made when it is first needed:
+whatever is read, and however much, a commit waits only for commits and a lease only for leases."""
+RENEWAL_SECONDS = 1.5
+"""A renewal that takes longer is given up, early enough for another one on another connection before the lease runs out."""
 DOUBT_SECONDS = 10.0
 """So long a read of a lease waits for the end of the process that ran a commit in doubt, before it gives up for now."""
 
@@ -50,9 +57,7 @@ class PostgresStore(SqlStore):
         self.description = "PostgreSQL " + re.split("[?&]", url.partition("://")[2].rpartition("@")[2])[0]
         # By this the database is asked about exactly our sessions; it keeps no more than 63 characters.
         self._name = f"perdure {os.getpid()}.{next(_stores)} {socket.gethostname()}"[:63]
-        self._idle: list[Connection] = []
-        self._free = asyncio.Semaphore(CONNECTIONS)
-        self._busy: set[Connection] = set()
+        self._pools: tuple[Pool, ...] = ()
         self._in_doubt: set[int] = set()
         self._closed = True
 
@@ -70,19 +75,16 @@ class PostgresStore(SqlStore):
         except (asyncpg.PostgresError, *BROKEN) as error:
             connection.terminate()
             raise StoreOpenError(f"{self.description} cannot be used: {_reason(error)}") from error
-        self._idle.append(connection)
+        self._reads, self._commits, self._leases = self._pools = tuple(
+            Pool(size, self._reconnect, _refused) for size in (READ_CONNECTIONS, COMMIT_CONNECTIONS, LEASE_CONNECTIONS)
+        )
+        self._leases.put(connection)
         self._closed = False
 
     async def close(self) -> None:
         self._closed = True
-        for connection in self._busy:
-            connection.terminate()
-        while self._idle:
-            connection = self._idle.pop()
-            try:
-                await connection.close(timeout=1.0)
-            except (asyncpg.PostgresError, *BROKEN):
-                connection.terminate()
+        for pool in self._pools:
+            await pool.close()
 
     async def _connect(self) -> Connection:
         settings = {
@@ -113,41 +115,28 @@ class PostgresStore(SqlStore):
 
     # -- connections ------------------------------------------------------------------------------
     @asynccontextmanager
-    async def _connection(self) -> AsyncGenerator[Connection]:
-        """A connection of our own for a moment; a broken one is not used again. Raises StoreError when there is none."""
-        async with self._free:
-            connection = await self._take()
-            self._busy.add(connection)
-            try:
-                yield connection
-            except BaseException as error:
-                if not _refused(error):
-                    connection.terminate()
-                    if isinstance(error, (CommitUnknown, *BROKEN)):
-                        self._drop_idle()  # what broke this one has probably broken the others too
-                raise
-            finally:
-                self._busy.discard(connection)
-                if self._closed:
-                    connection.terminate()
-                elif not connection.is_closed():
-                    self._idle.append(connection)
-
-    def _drop_idle(self) -> None:
-        while self._idle:
-            self._idle.pop().terminate()
-
-    async def _take(self) -> Connection:
+    async def _connection(self, pool: Pool) -> AsyncGenerator[Connection]:
+        """A connection of our own for a moment. Raises StoreError when there is none."""
         if self._closed:
             raise StoreError(f"{self.description} is closed")
-        while self._idle:
-            connection = self._idle.pop()
-            if not connection.is_closed():
-                return connection
         try:
-            return await self._connect()
+            async with pool.connection() as connection:
+                yield connection
+        except (CommitUnknown, *BROKEN):
+            for each in self._pools:
+                each.drop_idle()
+            raise
+
+    async def _reconnect(self) -> Connection:
+        if self._closed:
+            raise StoreError(f"{self.description} is closed")
+        try:
+            connection = await self._connect()
         except (asyncpg.PostgresError, *BROKEN) as error:
             raise StoreError(f"{self.description}: {_reason(error)}") from error
+        # A process of this number in doubt has ended, or there could not be another one.
+        self._in_doubt.discard(connection.get_server_pid())
+        return connection
 
     def _failed(self, error: BaseException, connection: Connection, process: int) -> NoReturn:
         """What a change that did not end well means: refused, or unknown."""
@@ -164,37 +153,41 @@ class PostgresStore(SqlStore):
 
     # -- reading ----------------------------------------------------------------------------------
     async def _point(self, statement: str, *arguments: Any) -> Sequence[Row]:
+        return await self._read(self._reads, statement, arguments)
+
+    async def _read(self, pool: Pool, statement: str, arguments: Sequence[Any]) -> Sequence[Row]:
         try:
-            return await self._fetch(statement, arguments)
+            return await self._fetch(pool, statement, arguments)
         except BROKEN:
             pass  # an idle connection that the other side has closed in the meantime shows only when it is used
         except asyncpg.PostgresError as error:
             if not _session_ended(error):
                 raise StoreError(f"PostgreSQL: {error}") from error
         try:
-            return await self._fetch(statement, arguments)
+            return await self._fetch(pool, statement, arguments)
         except (asyncpg.PostgresError, *BROKEN) as error:
             raise StoreError(f"{self.description}: {error or type(error).__name__}") from error
 
     async def _scan(self, statement: str, *arguments: Any) -> Sequence[Row]:
-        return await self._point(statement, *arguments)
+        return await self._read(self._reads, statement, arguments)
 
-    async def _fetch(self, statement: str, arguments: Sequence[Any]) -> Sequence[Row]:
-        async with self._connection() as connection:
+    async def _fetch(self, pool: Pool, statement: str, arguments: Sequence[Any]) -> Sequence[Row]:
+        async with self._connection(pool) as connection:
             return await connection.fetch(statement, *arguments)
 
     async def read_lease(self, partition: int) -> Lease | None:
-        if not self._in_doubt:
-            return await super().read_lease(partition)
-        await self._end_doubt()
-        rows = await self._point(f"{sql.READ_LEASE} FOR UPDATE", partition)
+        statement = sql.READ_LEASE
+        if self._in_doubt:
+            await self._end_doubt()
+            statement += " FOR UPDATE"
+        rows = await self._read(self._leases, statement, (partition,))
         return Lease(*rows[0]) if rows else None
 
     async def _end_doubt(self) -> None:
         """Return when no server process can still finish a commit that we gave up. Raises StoreError when one will not go."""
         processes = list(self._in_doubt)
         deadline = asyncio.get_running_loop().time() + DOUBT_SECONDS
-        while await self._point(_IN_DOUBT, processes, self._name):
+        while await self._read(self._leases, _IN_DOUBT, (processes, self._name)):
             if asyncio.get_running_loop().time() > deadline:
                 raise StoreError(f"{self.description}: the session of a commit in doubt does not end")
             await asyncio.sleep(0.01)
@@ -202,20 +195,23 @@ class PostgresStore(SqlStore):
 
     # -- writing ----------------------------------------------------------------------------------
     async def _change(self, statement: str, *arguments: Any) -> Sequence[Row]:
-        async with self._connection() as connection:
-            return await self._execute(connection, statement, arguments)
+        return await self._write(self._reads, statement, arguments)
+
+    async def _change_lease(self, statement: str, *arguments: Any) -> Sequence[Row]:
+        return await self._write(self._leases, statement, arguments, RENEWAL_SECONDS if statement == sql.RENEW_LEASE else None)
 
     async def commit(self, commit: Commit) -> None:
         statement, arguments = commit_statement((commit.partition, commit.epoch, commit.commit_number), sql.commit_rows(commit))
-        if not await self._change(statement, *arguments):
+        if not await self._write(self._commits, statement, arguments):
             raise LeaseLost(f"Partition {commit.partition} is no longer owned with epoch {commit.epoch}")
 
-    async def _execute(self, connection: Connection, statement: str, arguments: Sequence[Any]) -> Sequence[Row]:
-        process = connection.get_server_pid()
-        try:
-            return await connection.fetch(statement, *arguments)
-        except BaseException as error:
-            self._failed(error, connection, process)
+    async def _write(self, pool: Pool, statement: str, arguments: Sequence[Any], seconds: float | None = None) -> Sequence[Row]:
+        async with self._connection(pool) as connection:
+            process = connection.get_server_pid()
+            try:
+                return await connection.fetch(statement, *arguments, timeout=seconds)
+            except BaseException as error:
+                self._failed(error, connection, process)
 
 
 def _refused(error: BaseException) -> bool:

@@ -21,8 +21,11 @@ class Connection(Protocol):
 
     async def execute(self, query: str) -> str: ...
 
-    async def fetch(self, query: str, *args: object) -> Sequence[tuple[Any, ...]]:
-        """One statement, prepared when it was seen before: one round trip. A row is a Record, which is as good as a tuple."""
+    async def fetch(self, query: str, *args: object, timeout: float | None = None) -> Sequence[tuple[Any, ...]]:
+        """One statement, prepared when it was seen before: one round trip. A row is a Record, which is as good as a tuple.
+
+        timeout: seconds, COMMAND_SECONDS if None.
+        """
         ...
 
     def transaction(self) -> AbstractAsyncContextManager[object]: ...

@@ -238,16 +238,20 @@ class SqlStore(ABC):
     async def _change(self, statement: str, *arguments: Any) -> Sequence[Row]:
         """Run one durable change outside of the commits; answers what it returns. Raises DuplicateRowError."""
 
+    async def _change_lease(self, statement: str, *arguments: Any) -> Sequence[Row]:
+        """The same for a change of a lease, which must not wait behind anything that may take long."""
+        return await self._change(statement, *arguments)
+
     # -- leases -------------------------------------------------------------------------------
     async def acquire_lease(self, partition: int, owner: str, now: int, until: int) -> Lease | None:
-        rows = await self._change(ACQUIRE_LEASE, partition, owner, now, until)
+        rows = await self._change_lease(ACQUIRE_LEASE, partition, owner, now, until)
         return Lease(*rows[0]) if rows else None
 
     async def renew_lease(self, lease: Lease, until: int) -> bool:
-        return bool(await self._change(RENEW_LEASE, lease.partition, lease.epoch, lease.owner, until))
+        return bool(await self._change_lease(RENEW_LEASE, lease.partition, lease.epoch, lease.owner, until))
 
     async def release_lease(self, lease: Lease) -> None:
-        await self._change(RELEASE_LEASE, lease.partition, lease.epoch, lease.owner)
+        await self._change_lease(RELEASE_LEASE, lease.partition, lease.epoch, lease.owner)
 
     async def read_lease(self, partition: int) -> Lease | None:
         rows = await self._point(READ_LEASE, partition)
