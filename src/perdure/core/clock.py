@@ -6,6 +6,7 @@ All times inside the server are integers: nanoseconds since the Unix epoch (``â€
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -44,12 +45,9 @@ class Clock(Protocol):
 class SystemClock:
     """The wall clock; alarms through the running event loop."""
 
-    def now(self) -> int:
-        return time.time_ns()
+    now = staticmethod(time.time_ns)
 
     def call_at(self, at: int, callback: Callable[[], None]) -> Alarm:
-        import asyncio
-
         # The event loop cannot sleep longer than a day at a time on every platform; owners re-arm their alarm when it fires early.
         delay = min(max(0, at - time.time_ns()) / SECOND, 86_400.0)
         return asyncio.get_running_loop().call_later(delay, callback)
@@ -62,10 +60,10 @@ def duration_ns(duration: Duration) -> int:
 
 def to_duration(nanoseconds: int) -> Duration:
     """A protobuf duration of so many nanoseconds (whole seconds and nanos carry the same sign)."""
-    seconds, nanos = divmod(abs(nanoseconds), SECOND)
     if nanoseconds < 0:
+        seconds, nanos = divmod(-nanoseconds, SECOND)
         return Duration(seconds=-seconds, nanos=-nanos)
-    return Duration(seconds=seconds, nanos=nanos)
+    return Duration(seconds=nanoseconds // SECOND, nanos=nanoseconds % SECOND)
 
 
 def timestamp_ns(timestamp: Timestamp) -> int:
@@ -75,5 +73,4 @@ def timestamp_ns(timestamp: Timestamp) -> int:
 
 def to_timestamp(nanoseconds: int) -> Timestamp:
     """A protobuf timestamp of nanoseconds since the epoch."""
-    seconds, nanos = divmod(nanoseconds, SECOND)
-    return Timestamp(seconds=seconds, nanos=nanos)
+    return Timestamp(seconds=nanoseconds // SECOND, nanos=nanoseconds % SECOND)

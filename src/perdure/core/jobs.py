@@ -43,7 +43,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
     def is_current(self, state: Any, volatile: Any) -> bool:
         """Whether the state still implies this job."""
         part = self.part_in(state, volatile)
-        return part is not None and any(self == job for job in part.jobs(state))
+        return part is not None and self in part.jobs(state)
 
 
 class PureJob(Job, frozen=True):

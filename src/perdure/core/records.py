@@ -55,6 +55,10 @@ def event_bytes(event: HistoryEvent) -> bytes:
     """One event as a field of ``History``: tag 1 (length-delimited), length, bytes. Joined, they are the bytes of a ``History``."""
     data = event.SerializeToString()
     size = len(data)
+    if size < 0x80:
+        return b"\x0a%c%b" % (size, data)
+    if size < 0x4000:
+        return b"\x0a%c%c%b" % (size & 0x7F | 0x80, size >> 7, data)
     prefix = bytearray(b"\x0a")
     while size > 0x7F:
         prefix.append(size & 0x7F | 0x80)

@@ -36,8 +36,13 @@ class Cache:
     def __len__(self) -> int:
         return len(self._runs)
 
+    def used(self, execution: AnyExecution) -> None:
+        """Note that an execution in memory was used."""
+        if execution.uid in self._runs:
+            self._runs.move_to_end(execution.uid)
+
     def touch(self, execution: AnyExecution) -> None:
-        """Note that an execution was used, and how big it is now."""
+        """Note that an execution has changed or has come into memory, and how big it is now."""
         size = execution.size
         self.size += size - execution.counted_size
         execution.counted_size = size
@@ -52,7 +57,7 @@ class Cache:
             if self.size <= self.limit:
                 return
             uid, execution = next(iter(self._runs.items()))
-            chain = self.chains.get(execution.key.chain)
+            chain = self.chains.get(execution.chain_key)
             if execution.pins or execution.group is not None or (chain and chain.users):
                 self._runs.move_to_end(uid)  # in use: as good as used just now
                 continue
@@ -93,12 +98,13 @@ class Cache:
 
     def _remove(self, execution: AnyExecution) -> None:
         key = execution.key
+        chain_key = execution.chain_key
         self._runs.pop(execution.uid, None)
         self.size -= execution.counted_size
         execution.counted_size = 0
-        chain = self.chains.get(key.chain)
+        chain = self.chains.get(chain_key)
         if chain is not None:
             if chain.runs.get(key.run_id) is execution:
                 del chain.runs[key.run_id]
             if not chain.runs and not chain.users and chain.group is None:
-                del self.chains[key.chain]
+                del self.chains[chain_key]

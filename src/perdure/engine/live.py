@@ -40,14 +40,16 @@ class Execution(Generic[S, V]):
     """
 
     __slots__ = (
-        "changed", "counted_size", "dropped", "durable_event_id", "entries", "group", "header", "key", "kind", "pins", "scheduled",
-        "sequence", "shown", "snapshot_sequence", "state", "tail", "tail_bytes", "volatile",
+        "chain_key", "changed", "counted_size", "dropped", "durable_event_id", "entries", "group", "header", "key", "kind", "pins",
+        "scheduled", "sequence", "shown", "snapshot_sequence", "state", "tail", "tail_bytes", "uid", "volatile",
     )  # fmt: skip
 
     def __init__(self, kind: Kind[S, V], key: RunKey, header: Header, state: S, volatile: V) -> None:
         self.kind = kind
         self.key = key
+        self.chain_key = key.chain
         self.header = header
+        self.uid = header.uid
         self.counted_size = 0
         self.state = state
         self.volatile = volatile
@@ -64,10 +66,6 @@ class Execution(Generic[S, V]):
         self.scheduled: set[Job] = set()
         self.entries: list[Any] = []
         self.changed: asyncio.Future[None] | None = None
-
-    @property
-    def uid(self) -> int:
-        return self.header.uid
 
     @property
     def size(self) -> int:

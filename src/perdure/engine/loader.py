@@ -49,7 +49,7 @@ class Loader:
             return None
         self._cache.hits += 1
         if wanted:
-            self._cache.touch(chain.runs[wanted])
+            self._cache.used(chain.runs[wanted])
         return chain
 
     async def chain(self, key: ChainKey, run_id: str | None) -> Chain:

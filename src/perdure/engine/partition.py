@@ -186,7 +186,7 @@ class Partition:
         """Apply a pure job to an execution in memory, if the state still implies it."""
         if execution.dropped or self.writer.is_fenced or not job.is_current(execution.state, execution.volatile):
             return
-        chain = self.cache.chains[execution.key.chain]
+        chain = self.cache.chains[execution.chain_key]
         transaction = Transaction(chain, execution, self.clock.now(), self.ids, self._new_uid)
         try:
             job.decide(transaction.step(execution))
@@ -366,7 +366,7 @@ class Partition:
         for execution in group.executions.values():
             if execution.group is group:
                 execution.group = None
-            chain = self.cache.chains.get(execution.key.chain)
+            chain = self.cache.chains.get(execution.chain_key)
             if chain is not None and chain.group is group:
                 chain.group = None
             execution.announce()
@@ -439,7 +439,7 @@ class Partition:
             group = self.writer.open_group()
             group.add_header(header.copy())
             # Who loaded the old header now and found it good enough would be overwritten by this one.
-            self.cache.settle(execution.key.chain, group.finished)
+            self.cache.settle(execution.chain_key, group.finished)
         self._write_snapshot(execution)
         self.timers.forget(execution.entries)
         execution.entries.clear()

@@ -118,6 +118,7 @@ class Writer:
         self._number = lease.commit_number
         self._open: Group | None = None
         self._in_flight: Group | None = None
+        self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -186,18 +187,25 @@ class Writer:
         To commit together costs less, and a busy loop would keep the store's thread waiting. The wait ends when the event loop has made a
         few turns in which nothing came.
         """
-        quiet = size = 0
-        for _ in range(GATHER_TURNS):
-            group = self._open
-            if group is None:
-                return None
-            quiet = quiet + 1 if len(group.commit.journal) == size else 0
-            if quiet == QUIET_TURNS:
-                break
-            size = len(group.commit.journal)
-            await asyncio.sleep(0)
+        if self._open is None:
+            return None
+        gathered: asyncio.Future[None] = self._loop.create_future()
+        self._loop.call_soon(self._gather, gathered, GATHER_TURNS, 0, 0)
+        await gathered
         group, self._open = self._open, None
         return group
+
+    def _gather(self, gathered: asyncio.Future[None], turns: int, quiet: int, size: int) -> None:
+        """One turn of the wait for company. A callback costs a fraction of a task's turn."""
+        if gathered.done():  # the writer was stopped
+            return
+        group = self._open
+        now = 0 if group is None else len(group.commit.journal)
+        quiet = quiet + 1 if now == size else 0
+        if group is None or turns == 0 or quiet == QUIET_TURNS:
+            gathered.set_result(None)
+        else:
+            self._loop.call_soon(self._gather, gathered, turns - 1, quiet, now)
 
     async def _commit(self, group: Group) -> None:
         commit = group.commit

@@ -70,6 +70,8 @@ class Rate:
 
     def _advance(self, now: int) -> None:
         second = now // SECOND
+        if second == self._second:
+            return
         for passed in range(max(self._second + 1, second - RATE_SECONDS + 1), second + 1):
             self._counts[passed % RATE_SECONDS] = 0
         self._second = max(self._second, second)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from temporalio.api.enums.v1 import ResourceExhaustedCause, ResourceExhaustedScope
 
@@ -15,6 +14,22 @@ from perdure.matching.task_queue import BACKLOG_BOUND, Observer, QueueKey, Task,
 
 SHUT_DOWN_FOR = 70 * SECOND
 """So long polls of a worker that has said goodbye are answered with nothing: one may have been on its way."""
+
+
+class Admission:
+    """A poll that is counted; leaving the context ends that."""
+
+    __slots__ = ("_counter", "_polls")
+
+    def __init__(self, polls: dict[tuple[str, int], int], counter: tuple[str, int]) -> None:
+        self._polls = polls
+        self._counter = counter
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, *_: object) -> None:
+        self._polls[self._counter] -= 1
 
 
 class Matching:
@@ -60,8 +75,7 @@ class Matching:
         queue.release()
         return queue.backlog_tasks()
 
-    @contextmanager
-    def admit(self, namespace_id: str, task_type: int, limit: int) -> Generator[None]:
+    def admit(self, namespace_id: str, task_type: int, limit: int) -> Admission:
         """Count a poll for as long as it waits. Raises ApiError RESOURCE_EXHAUSTED beyond `limit` polls of one type in a namespace."""
         counter = (namespace_id, task_type)
         polls = self._polls.get(counter, 0) + 1
@@ -72,10 +86,7 @@ class Matching:
                 ResourceExhaustedScope.RESOURCE_EXHAUSTED_SCOPE_NAMESPACE,
             )
         self._polls[counter] = polls
-        try:
-            yield
-        finally:
-            self._polls[counter] -= 1
+        return Admission(self._polls, counter)
 
     async def poll(
         self, key: QueueKey, identity: str, until: int, *, is_connected: Callable[[], bool] = always, worker_instance_key: str = "",

@@ -52,6 +52,8 @@ class TaskQueue:
     ) -> None:
         self.key = key
         self.is_sticky = False
+        #: Whatever the observer keeps about this queue.
+        self.observed: object = None
         self.pollers = PollerHistory(clock)
         self.added: dict[int, Rate] = {}
         self.dispatched: dict[int, Rate] = {}
@@ -68,6 +70,12 @@ class TaskQueue:
         self._present: set[tuple[RunKey, EffectJob]] = set()
         self._hints = RateLimit(SCALING_HINTS_PER_SECOND, clock.now())
         self._alarm: Alarm | None = None
+
+    def become_sticky(self) -> None:
+        """It turns out that this is the own queue of one worker."""
+        if not self.is_sticky:
+            self.is_sticky = True
+            self.observed = None  # it was seen as another kind of queue
 
     # -- what people see ------------------------------------------------------------------------------
     @property

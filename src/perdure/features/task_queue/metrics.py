@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from temporalio.api.enums.v1 import TaskQueueType
 
 from perdure.core.clock import SECOND
@@ -75,6 +77,11 @@ class TaskQueueMetrics:
         self._metrics.loaded_task_queue_count.set(len(self._matching.queues))
 
     def _of(self, queue: TaskQueue) -> _QueueMetrics:
+        if queue.observed is None:
+            queue.observed = self._find(queue)
+        return cast(_QueueMetrics, queue.observed)
+
+    def _find(self, queue: TaskQueue) -> _QueueMetrics:
         labels = self._labels(queue)
         known = self._known.get(labels)
         if known is None:

@@ -84,7 +84,7 @@ class Polling:
         """
         key = QueueKey(call.namespace_id, request.task_queue.name, task_type)
         if request.task_queue.kind == TaskQueueKind.TASK_QUEUE_KIND_STICKY:
-            self._matching.queue(key).is_sticky = True
+            self._matching.queue(key).become_sticky()
         details = PollerDetails(
             rate_per_second,
             request.worker_version_capabilities if request.HasField("worker_version_capabilities") else None,

@@ -44,11 +44,11 @@ class WorkflowServices:
 
         A decision that returns an ApiError has that error raised, after what it recorded is durable.
         """
-        check_run_id(run_id)
         key = ChainKey(namespace_id, WORKFLOW, workflow_id)
 
         def with_step(transaction: Transaction) -> R:
             if transaction.run is None:
+                check_run_id(run_id)
                 raise no_such_run(workflow_id, run_id)
             return decide(step_of(transaction, transaction.run), transaction)
 
@@ -59,9 +59,9 @@ class WorkflowServices:
 
     async def run(self, namespace_id: str, workflow_id: str, run_id: str) -> WorkflowExecution:
         """A run to read from, everything known about it durable. Raises ApiError NOT_FOUND."""
-        check_run_id(run_id)
         execution = await self.engine.read(ChainKey(namespace_id, WORKFLOW, workflow_id), run_id)
         if execution is None:
+            check_run_id(run_id)
             raise no_such_run(workflow_id, run_id)
         return execution
 

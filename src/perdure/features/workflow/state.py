@@ -66,6 +66,15 @@ class TaskStatus(enum.IntEnum):
     SPECULATIVE_STARTED = 6
 
 
+# Looked up once: to ask an enumeration for a member costs more than the questions that are asked of it all the time.
+_PAUSED = Status.PAUSED
+_OPEN = frozenset({Status.RUNNING, Status.PAUSED})
+_NO_TASK = TaskStatus.NONE
+_SCHEDULED = frozenset({TaskStatus.SCHEDULED, TaskStatus.TRANSIENT_SCHEDULED, TaskStatus.SPECULATIVE_SCHEDULED})
+_STARTED = frozenset({TaskStatus.STARTED, TaskStatus.TRANSIENT_STARTED, TaskStatus.SPECULATIVE_STARTED})
+_WRITTEN = frozenset({TaskStatus.SCHEDULED, TaskStatus.STARTED})
+
+
 class WorkflowTask(msgspec.Struct, gc=False):
     """The one workflow task a run may have at a time.
 
@@ -99,20 +108,20 @@ class WorkflowTask(msgspec.Struct, gc=False):
 
     @property
     def is_pending(self) -> bool:
-        return self.status != TaskStatus.NONE
+        return self.status is not _NO_TASK
 
     @property
     def is_started(self) -> bool:
-        return self.status in (TaskStatus.STARTED, TaskStatus.TRANSIENT_STARTED, TaskStatus.SPECULATIVE_STARTED)
+        return self.status in _STARTED
 
     @property
     def is_scheduled(self) -> bool:
-        return self.is_pending and not self.is_started
+        return self.status in _SCHEDULED
 
     @property
     def is_written(self) -> bool:
         """Whether its scheduled event is in history."""
-        return self.status in (TaskStatus.SCHEDULED, TaskStatus.STARTED)
+        return self.status in _WRITTEN
 
     def jobs(self, state: WorkflowState) -> Iterable[Job]:
         if not state.is_open:
@@ -273,11 +282,11 @@ class WorkflowState(msgspec.Struct, gc=False):
 
     @property
     def is_open(self) -> bool:
-        return self.status in (Status.RUNNING, Status.PAUSED)
+        return self.status in _OPEN
 
     @property
     def is_paused(self) -> bool:
-        return self.status == Status.PAUSED
+        return self.status is _PAUSED
 
     @property
     def given_priority(self) -> Priority | None:

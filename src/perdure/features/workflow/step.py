@@ -162,8 +162,8 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
         at: the time it shows, now by default.
         """
         event_type, field = ATTRIBUTES[type(attributes)]
-        event = HistoryEvent(event_time=to_timestamp(self.now if at is None else at), event_type=event_type, links=links)  # pyright: ignore
-        getattr(event, field).MergeFrom(attributes)
+        time = to_timestamp(self.now if at is None else at)
+        event = HistoryEvent(event_time=time, event_type=event_type, links=links, **{field: attributes})  # pyright: ignore
         if user_metadata is not None and user_metadata.ByteSize():
             event.user_metadata.CopyFrom(user_metadata)
         if event_type in MAY_BE_IGNORED:
@@ -189,6 +189,11 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
         buffered = self.state.buffer
         waiting = self._waiting
         if not buffered and not waiting:
+            return
+        if not buffered and len(waiting) == 1:
+            self._waiting = []
+            self._number(waiting[0])
+            self.append(waiting[0], applied=True)
             return
         arrived_before = {id(event) for event in buffered}
         ordered = sorted([*buffered, *waiting], key=lambda event: event.event_type in FLUSHED_LAST)
@@ -228,20 +233,25 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
 
         A task that is in memory only becomes a normal one first: what waits was decided while it was there, so it has to come after it.
         """
-        from perdure.features.workflow.run.size_limits import enforce
-        from perdure.features.workflow.task.lifecycle import write_task_events
+        state, waiting = self.state, self._waiting
+        if waiting and self.volatile.speculative is not None:
+            from perdure.features.workflow.task.lifecycle import write_task_events
 
-        if self._waiting and self.volatile.speculative is not None:
             write_task_events(self)
-        if self.task.is_started or not self.state.is_open:
-            for event in self._waiting:
-                self.notes.append((self.event_count, notes.EventBuffered(event)))
-                self.state.buffer.append(event)
-            self._waiting = []
-        else:
-            self.flush()
-        if self.has_records:
-            enforce(self)
+        if waiting or state.buffer:
+            if self.task.is_started or not state.is_open:
+                for event in waiting:
+                    self.notes.append((self.event_count, notes.EventBuffered(event)))
+                    state.buffer.append(event)
+                self._waiting = []
+            else:
+                self.flush()
+        limits = self.limits
+        if state.buffer or state.history_size > limits.history_size_error_bytes or state.next_event_id - 1 > limits.history_count_error:
+            from perdure.features.workflow.run.size_limits import enforce
+
+            if self.has_records:
+                enforce(self)
 
     def _number(self, event: HistoryEvent, event_id: int | None = None) -> None:
         event.event_id = self.state.next_event_id if event_id is None else event_id

@@ -5,6 +5,7 @@ They are protobuf on the wire, as the official server's are: what is no token is
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -49,11 +50,11 @@ def _message_class() -> type[Message]:
 
 
 _Message: Any = _message_class()
-_NAMES = TaskToken.__struct_fields__
+_values = attrgetter(*TaskToken.__struct_fields__)
 
 
 def encode_token(token: TaskToken) -> bytes:
-    return _Message(**{name: getattr(token, name) for name in _NAMES}).SerializeToString()
+    return _Message(**msgspec.structs.asdict(token)).SerializeToString()
 
 
 def decode_token(data: bytes) -> TaskToken:
@@ -64,7 +65,7 @@ def decode_token(data: bytes) -> TaskToken:
         message = _Message.FromString(data)
     except DecodeError:
         raise invalid_argument("Error deserializing task token.") from None
-    return TaskToken(*(getattr(message, name) for name in _NAMES))
+    return TaskToken(*_values(message))
 
 
 def run_key(token: TaskToken) -> RunKey:

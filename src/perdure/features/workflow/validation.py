@@ -35,9 +35,10 @@ TIMEOUT_TYPE_NAMES: dict[int, str] = {number: name for name, number in _TIMEOUT_
 
 def check_duration(duration: Duration, what: str) -> None:
     """Refuse a negative duration and cut one that is too long. what: begins the message, "invalid StartToCloseTimeout" for instance."""
-    if duration.seconds * duration.nanos < 0:
+    seconds, nanos = duration.seconds, duration.nanos
+    if seconds * nanos < 0:
         raise invalid_argument(f"{what}: duration has seconds and nanos with different signs")
-    nanoseconds = duration_ns(duration)
+    nanoseconds = seconds * SECOND + nanos
     if nanoseconds < 0:
         raise invalid_argument(f"{what}: negative duration")
     if nanoseconds > LONGEST_DURATION:

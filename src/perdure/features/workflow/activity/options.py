@@ -17,6 +17,7 @@ from perdure.features.workflow.activity.state import Activity
 from perdure.features.workflow.validation import check_duration, check_priority, check_retry_policy, check_task_queue, fill_retry_policy
 
 TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout", "heartbeat_timeout")
+_INVALID = {name: f"invalid {''.join(word.capitalize() for word in name.split('_'))}" for name in TIMEOUTS}
 _RETRY_FIELDS = ("initial_interval", "backoff_coefficient", "maximum_interval", "maximum_attempts")
 _PRIORITY_FIELDS = ("priority_key", "fairness_key", "fairness_weight")
 
@@ -48,19 +49,22 @@ def check_options(activity_id: str, activity_type: str, options: Options, run_ti
 
 def fill_timeouts(activity_id: str, activity_type: str, options: Options, run_timeout: int) -> None:
     """Check the timeouts and derive those that are not set from the others, in place. Raises ApiError INVALID_ARGUMENT."""
+    given: list[int] = []
     for name in TIMEOUTS:
-        words = name.split("_")
-        check_duration(getattr(options, name), f"invalid {''.join(word.capitalize() for word in words)}")
-    to_close, to_start, start_to_close, heartbeat = (duration_ns(getattr(options, name)) for name in TIMEOUTS)
+        duration: Duration = getattr(options, name)
+        check_duration(duration, _INVALID[name])
+        given.append(duration_ns(duration))
+    to_close, to_start, start_to_close, heartbeat = given
     if not to_close and not start_to_close:
         raise invalid_argument(
             "a valid StartToCloseTimeout or ScheduleToCloseTimeout must be set on the activity. "
             f"ActivityId={activity_id} ActivityType={activity_type}"
         )
     filled = normalize_timeouts(to_close, to_start, start_to_close, heartbeat, run_timeout)
-    for name, timeout in zip(TIMEOUTS, filled, strict=True):
-        field: Duration = getattr(options, name)
-        field.CopyFrom(to_duration(timeout))
+    for name, old, timeout in zip(TIMEOUTS, given, filled, strict=True):
+        if timeout != old or not options.HasField(name):  # pyright: ignore[reportArgumentType]  one of the names
+            field: Duration = getattr(options, name)
+            field.CopyFrom(to_duration(timeout))
 
 
 def normalize_timeouts(to_close: int, to_start: int, start_to_close: int, heartbeat: int, run_timeout: int) -> tuple[int, int, int, int]:

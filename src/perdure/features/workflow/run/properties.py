@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 
@@ -137,7 +138,7 @@ def merged(old: Mapping[str, Payload], new: Mapping[str, Payload]) -> dict[str, 
 def merge_search_attributes(state: WorkflowState, fields: Mapping[str, Payload]) -> None:
     """Take over search attributes; a null removes one."""
     state.search_attributes = merged(state.search_attributes, fields)
-    state.search_attributes_json = json.dumps({n: _value(p) for n, p in sorted(state.search_attributes.items())})
+    state.search_attributes_json = "{" + ", ".join(_member(n, p.data) for n, p in sorted(state.search_attributes.items())) + "}"
 
 
 def merge_memo(state: WorkflowState, fields: Mapping[str, Payload]) -> None:
@@ -146,8 +147,11 @@ def merge_memo(state: WorkflowState, fields: Mapping[str, Payload]) -> None:
     state.memo_bytes = Memo(fields=state.memo).SerializeToString(deterministic=True)
 
 
-def _value(payload: Payload) -> object:
+@functools.lru_cache(1000)
+def _member(name: str, data: bytes) -> str:
+    """A search attribute as a member of a JSON object; many runs have the same."""
     try:
-        return json.loads(payload.data)
+        value = json.loads(data)
     except ValueError:
-        return None
+        value = None
+    return f"{json.dumps(name)}: {json.dumps(value)}"
