@@ -214,13 +214,13 @@ class Writer:
         try:
             try:
                 await self._store.commit(commit)
-            except CommitUnknown:
-                await self._resolve(group)
+            except CommitUnknown as error:
+                await self._resolve(group, error)
             except StoreError:
                 raise
-            except Exception:
+            except Exception as error:
                 log.exception("commit %d failed in an unexpected way", group.number)
-                await self._resolve(group)
+                await self._resolve(group, error)
         except LeaseLost as error:
             log.error("partition %d was taken over: %s", self._lease.partition, error)
             self._fail(group)
@@ -246,9 +246,9 @@ class Writer:
                 log.exception("an effect of commit %d failed", group.number)
         group.finish()
 
-    async def _resolve(self, group: Group) -> None:
+    async def _resolve(self, group: Group, reason: Exception) -> None:
         """The outcome of a commit is unknown: read the store until it says whether it happened. Raises StoreError when it did not."""
-        log.warning("the outcome of commit %d is unknown; reading it back", group.number)
+        log.warning("the outcome of commit %d is unknown, reading it back: %s", group.number, reason)
         while True:
             try:
                 lease = await self._store.read_lease(self._lease.partition)
@@ -259,7 +259,7 @@ class Writer:
         if lease is None or lease.epoch != self._lease.epoch:
             raise LeaseLost(f"partition {self._lease.partition} has a new owner")
         if lease.commit_number != group.number:
-            raise StoreError("the connection broke and the commit did not happen")
+            raise StoreError(f"it did not happen: {reason}") from reason
 
     def _fail(self, group: Group) -> None:
         """Undo everything that is not durable: this group and the one that was built upon it."""

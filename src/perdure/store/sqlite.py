@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -20,8 +21,9 @@ from typing import Any, TypeVar
 
 from perdure.store import schema, sql
 from perdure.store.file_lock import FileLock, FileLockedError
-from perdure.store.protocol import Commit, LeaseLost, StoreError, StoreInUse, StoreOpenError
+from perdure.store.protocol import Commit, CommitUnknown, Lease, LeaseLost, StoreError, StoreInUse, StoreOpenError
 from perdure.store.sql import CommitRows, DuplicateRowError, Row, SqlStore, Table
+from perdure.store.sqlite_errors import IN_DOUBT, advice, primary_code
 from perdure.store.writer_thread import WriterThread
 
 Result = TypeVar("Result")
@@ -48,6 +50,7 @@ SPARE_PAGES = 256
 """So many free pages are kept in the file for what comes next; more are given back to the file system, a slice at a time."""
 VACUUM_SLICE = 64
 
+LOCK_RETRY_SECONDS = 0.01
 LARGE_COMMIT = 100
 """A commit of more rows goes to the thread whatever the disk is like."""
 
@@ -77,6 +80,8 @@ _INSERT_SIDE = _Insert(sql.SIDE, sql.SIDE.upsert)
 _INSERT_SNAPSHOTS = _Insert(sql.SNAPSHOTS, sql.SNAPSHOTS.upsert)
 _DELETE = tuple(f"DELETE FROM {table.name} WHERE uid = ?" for table in sql.EXECUTION_TABLES)
 _DELETE_SIDE = "DELETE FROM side WHERE uid = ? AND name = ?"
+# It must change something, or SQLite writes nothing: a nanosecond off our own lease.
+_TOUCH_LEASE = "UPDATE leases SET expires_at = expires_at - 1 WHERE partition = $1"
 _texts: dict[str, str] = {}
 
 
@@ -88,13 +93,24 @@ def _text(statement: str) -> str:
     return text
 
 
+class _FileLocked(StoreError):
+    """Another program is writing to the file; nothing was done."""
+
+
 @contextmanager
-def _store_errors() -> Generator[None]:
+def _store_errors(*, is_change: bool = False) -> Generator[None]:
+    """Turn SQLite's errors into the store's. is_change: what fails may have become durable nevertheless."""
     try:
         yield
     except sqlite3.IntegrityError as error:
         raise DuplicateRowError(f"SQLite: {error}") from error
-    except (sqlite3.Error, OverflowError, UnicodeError) as error:  # the latter: a number or a text that does not fit
+    except sqlite3.Error as error:
+        text = f"SQLite: {error}. {advice(error)}"
+        code = primary_code(error)
+        if code == sqlite3.SQLITE_BUSY:
+            raise _FileLocked(text) from error
+        raise (CommitUnknown if is_change and code in IN_DOUBT else StoreError)(text) from error
+    except (OverflowError, UnicodeError) as error:  # a number or a text that does not fit
         raise StoreError(f"SQLite: {error}") from error
 
 
@@ -114,6 +130,8 @@ class SqliteStore(SqlStore):
         self._scanner: sqlite3.Connection | None = None
         self._thread: WriterThread | None = None
         self._scans: ThreadPoolExecutor | None = None
+        self._patience = 0.0
+        self._is_in_doubt = False
         self._pages_written = 0
         self._checkpoint: asyncio.Future[None] | None = None
 
@@ -122,6 +140,9 @@ class SqliteStore(SqlStore):
         for name, value in self._pragmas.items():
             if not re.fullmatch(r"[a-z_]+", name) or not re.fullmatch(r"[-\w.]+", value):
                 raise StoreOpenError(f"{name}={value} is no SQLite pragma: give a name and a plain value, for example synchronous=NORMAL.")
+        if not self._pragmas["busy_timeout"].isdecimal():
+            raise StoreOpenError(f"busy_timeout={self._pragmas['busy_timeout']}: it is a whole number of milliseconds.")
+        self._patience = int(self._pragmas["busy_timeout"]) / 1000
         try:
             if self.path != MEMORY:
                 self._lock_file()
@@ -130,6 +151,8 @@ class SqliteStore(SqlStore):
             if self.path != MEMORY:
                 # Whoever held a lease on this file is gone, or we would not have the lock: its leases must not make us wait.
                 self._writer.execute("UPDATE leases SET expires_at = 0")
+                # From now on we wait ourselves, and never on the event loop.
+                self._writer.execute("PRAGMA busy_timeout = 0").fetchall()
                 self._reader = self._open_reader()
                 self._scanner = self._open_reader()
                 self._thread = WriterThread("perdure-sqlite-writer")
@@ -137,7 +160,7 @@ class SqliteStore(SqlStore):
                 self._thread.later(self._give_back_space)  # what the last process did not get to
         except sqlite3.Error as error:
             await self.close()
-            raise StoreOpenError(f"{self.description} cannot be used: {error}. {_advice(error)}") from error
+            raise StoreOpenError(f"{self.description} cannot be used: {error}. {advice(error)}") from error
         except StoreOpenError:
             await self.close()
             raise
@@ -228,7 +251,7 @@ class SqliteStore(SqlStore):
 
     # -- writing ----------------------------------------------------------------------------------
     async def _change(self, statement: str, *arguments: Any) -> Sequence[Row]:
-        return await self._write(lambda: _fetch(self._writer, statement, arguments))
+        return await self._write(lambda: _fetch(self._writer, statement, arguments, is_change=True))
 
     async def commit(self, commit: Commit) -> None:
         rows = sql.commit_rows(commit)
@@ -243,7 +266,28 @@ class SqliteStore(SqlStore):
     async def _write(self, work: Callable[[], Result], *, is_small: bool = True) -> Result:
         if self._thread is None:
             return work()
-        return await self._thread.run(work, is_small=is_small)
+        try:
+            return await self._thread.run(work, is_small=is_small)
+        except _FileLocked:
+            return await self._thread.run(lambda: self._wait_and(work), is_small=False)
+
+    def _wait_and(self, work: Callable[[], Result]) -> Result:
+        """Do it when no other program is writing to the file. Raises StoreError when that takes too long."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                return work()
+            except _FileLocked:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(LOCK_RETRY_SECONDS)
+
+    async def read_lease(self, partition: int) -> Lease | None:
+        if self._is_in_doubt:
+            # What is written now takes the place in the log of all that commits in doubt have left there: no crash can bring it back.
+            with suppress(StoreError):  # the disk is no better yet: the answer holds unless the server is killed before it is
+                await self._change(_TOUCH_LEASE, partition)
+        return await super().read_lease(partition)
 
     def _apply(self, fence: tuple[int, int, int], rows: CommitRows) -> None:
         connection = self._writer
@@ -255,8 +299,11 @@ class SqliteStore(SqlStore):
                 if connection.execute(_text(sql.FENCE), fence).rowcount != 1:
                     raise LeaseLost(f"Partition {fence[0]} is no longer owned with epoch {fence[1]}")
                 _write_rows(connection, rows)
+            with _store_errors(is_change=True):
                 connection.execute("COMMIT")
-        except BaseException:
+            self._is_in_doubt = False
+        except BaseException as error:
+            self._is_in_doubt = self._is_in_doubt or isinstance(error, CommitUnknown)
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             raise
@@ -293,10 +340,10 @@ def _write_rows(connection: sqlite3.Connection, rows: CommitRows) -> None:
         _INSERT_SNAPSHOTS.run(connection, rows.snapshots)
 
 
-def _fetch(connection: sqlite3.Connection | None, statement: str, arguments: Sequence[Any]) -> list[Row]:
+def _fetch(connection: sqlite3.Connection | None, statement: str, arguments: Sequence[Any], *, is_change: bool = False) -> list[Row]:
     if connection is None:
         raise StoreError("The store is closed")
-    with _store_errors():
+    with _store_errors(is_change=is_change):
         return connection.execute(_text(statement), arguments).fetchall()
 
 
@@ -304,14 +351,3 @@ def _copy_log(connection: sqlite3.Connection | None) -> None:
     if connection is not None:
         with suppress(sqlite3.Error):  # busy or out of space: the next one tries again
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-
-
-def _advice(error: sqlite3.Error) -> str:
-    text = str(error)
-    if "not a database" in text:
-        return "It is no SQLite file, or it is encrypted or damaged; give another path or restore a backup."
-    if "locked" in text or "busy" in text:
-        return "Another program has it open for writing; close that program and start again."
-    if "readonly" in text or "unable to open" in text:
-        return "Allow this user to read and write the file and its folder."
-    return "Look at the file, its folder and the free space, or give another path."
