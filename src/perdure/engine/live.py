@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from perdure.core.execution import ChainKey, Kind, RunKey
@@ -13,6 +14,9 @@ from perdure.store.protocol import Header, JournalRow
 
 S = TypeVar("S")
 V = TypeVar("V")
+
+MANY_WATCHERS = 16
+"""Beyond so many, those that have given up are forgotten before the next change."""
 
 BASE_BYTES = 16_000
 """What an execution costs in memory before it holds any data (measured: structs, dictionaries, jobs)."""
@@ -40,7 +44,7 @@ class Execution(Generic[S, V]):
     """
 
     __slots__ = (
-        "chain_key", "changed", "counted_size", "dropped", "durable_event_id", "entries", "group", "header", "key", "kind", "pins",
+        "_watchers", "chain_key", "counted_size", "dropped", "durable_event_id", "entries", "group", "header", "key", "kind", "pins",
         "scheduled", "sequence", "shown", "snapshot_sequence", "state", "tail", "tail_bytes", "uid", "volatile",
     )  # fmt: skip
 
@@ -65,7 +69,7 @@ class Execution(Generic[S, V]):
         self.durable_event_id = 0
         self.scheduled: set[Job] = set()
         self.entries: list[Any] = []
-        self.changed: asyncio.Future[None] | None = None
+        self._watchers: list[tuple[Callable[[], bool] | None, asyncio.Future[None]]] = []
 
     @property
     def size(self) -> int:
@@ -81,16 +85,28 @@ class Execution(Generic[S, V]):
             self.tail_bytes -= len(self.tail.popleft().events)
 
     def announce(self) -> None:
-        """Wake everyone who waits for a durable change of this execution."""
-        changed, self.changed = self.changed, None
-        if changed is not None and not changed.done():
-            changed.set_result(None)
+        """Wake everyone who waits for a durable change of this execution, if it is the one they wait for."""
+        if not self._watchers:
+            return
+        watchers, self._watchers = self._watchers, []
+        for wanted, future in watchers:
+            if future.done():
+                continue
+            if wanted is None or self.dropped or wanted():
+                future.set_result(None)
+            else:
+                self._watchers.append((wanted, future))
 
-    def next_change(self) -> asyncio.Future[None]:
-        """A future that ends with the next durable change, or when the execution is dropped."""
-        if self.changed is None:
-            self.changed = asyncio.get_running_loop().create_future()
-        return self.changed
+    def watch(self, wanted: Callable[[], bool] | None = None) -> asyncio.Future[None]:
+        """A future of one caller's own that ends with the next durable change, or when the execution leaves memory.
+
+        wanted: asked at each change; a change of which it says no does not count. Must be quick. The caller may end the future himself.
+        """
+        if len(self._watchers) > MANY_WATCHERS:
+            self._watchers = [watcher for watcher in self._watchers if not watcher[1].done()]
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watchers.append((wanted, future))
+        return future
 
 
 class Chain:

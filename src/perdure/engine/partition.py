@@ -288,6 +288,8 @@ class Partition:
                 ready = True
             elif wake_at is None or job.at < wake_at:
                 wake_at = job.at
+        if header.ready:
+            wake_at = header.wake_at  # it is loaded after a restart whatever its time
         shown = execution.kind.shown(execution.state)
         if shown == execution.shown and ready == header.ready and wake_at == header.wake_at and not created:
             return

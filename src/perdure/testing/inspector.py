@@ -123,7 +123,7 @@ def header_problem(header: Header, jobs: set[Job]) -> str:
     if not header.ready and any(job.at == 0 for job in jobs):
         return f"the header is not ready, but there is {next(job for job in jobs if job.at == 0)}"
     # A ready execution is found by its header whatever the time; an effect that had its time needs no more.
-    wake_at = min((job.at for job in jobs if job.at > 0 and not (header.ready and isinstance(job, EffectJob))), default=None)
+    wake_at = None if header.ready else min((job.at for job in jobs if job.at > 0), default=None)
     if wake_at is not None and (header.wake_at is None or header.wake_at > wake_at):
         return f"the header wakes up at {header.wake_at}, but there is {min((j for j in jobs if j.at == wake_at), key=repr)}"
     return ""

@@ -6,6 +6,8 @@ more than everything else about it.
 
 from __future__ import annotations
 
+from functools import partial
+
 from temporalio.api.enums.v1 import HistoryEventFilterType
 from temporalio.api.history.v1 import History
 from temporalio.api.workflowservice.v1 import (
@@ -100,12 +102,17 @@ class HistoryRpc:
         if call.deadline is not None:
             patience.until = min(patience.until, call.deadline - ANSWER_BEFORE)
         key = execution.key
-        while execution.state.is_open and (next_event_id is None or execution.durable_event_id < next_event_id):
+        while not _has_come(execution, next_event_id):
             if services.clock.now() >= patience.until:
                 break
-            await patience.next_change(execution)
+            await patience.next_change(execution, partial(_has_come, execution, next_event_id))
             execution = await services.run(key.namespace_id, key.business_id, key.run_id)
         return execution
+
+
+def _has_come(execution: WorkflowExecution, event_id: int | None) -> bool:
+    """Whether that event is there, or no event will come any more. None: only the latter."""
+    return not execution.state.is_open or (event_id is not None and execution.durable_event_id >= event_id)
 
 
 def _token(request: GetWorkflowExecutionHistoryRequest | GetWorkflowExecutionHistoryReverseRequest) -> PageToken:

@@ -111,10 +111,12 @@ class QueryRpc:
 
     async def _next_change(self, execution: WorkflowExecution, waiting: WaitingQuery, expired: asyncio.Future[None]) -> None:
         """Wait until the run has changed, or the answer is there, or it is too late."""
+        changed = execution.watch()
         execution.pins += 1
         try:
-            await asyncio.wait([execution.next_change(), waiting.answer, expired], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([changed, waiting.answer, expired], return_when=asyncio.FIRST_COMPLETED)
         finally:
+            changed.cancel()
             execution.pins -= 1
 
     async def _ask(self, execution: WorkflowExecution, query: WorkflowQuery, until: int) -> WorkflowQueryResult:

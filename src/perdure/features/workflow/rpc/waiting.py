@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 
 from perdure.core.call import Call
 from perdure.core.clock import Clock
@@ -45,13 +45,16 @@ class Patience:
             raise ApiError(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
         return now >= self.until
 
-    async def next_change(self, execution: WorkflowExecution) -> None:
-        """Wait until the run has changed (durably), or it has left memory, or the time is over. Load the run anew afterwards."""
-        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        alarm = self._clock.call_at(self.until, lambda: None if over.done() else over.set_result(None))
+    async def next_change(self, execution: WorkflowExecution, wanted: Callable[[], bool] | None = None) -> None:
+        """Wait until the run has changed (durably), or it has left memory, or the time is over. Load the run anew afterwards.
+
+        wanted: says whether a change is worth waking up for.
+        """
+        changed = execution.watch(wanted)
+        alarm = self._clock.call_at(self.until, lambda: None if changed.done() else changed.set_result(None))
         execution.pins += 1
         try:
-            await asyncio.wait((execution.next_change(), over), return_when=asyncio.FIRST_COMPLETED)
+            await changed
         finally:
             alarm.cancel()
             execution.pins -= 1
