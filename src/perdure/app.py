@@ -107,6 +107,7 @@ class Core:
 
     async def _open_store(self) -> None:
         """A standby waits for the file as it waits for a lease."""
+        said = ""
         while True:
             try:
                 await self.store.open()
@@ -114,7 +115,9 @@ class Core:
             except StoreInUse as error:
                 if not self.settings.standby:
                     raise
-                log.info("standing by: %s", error)
+                if str(error) != said:
+                    said = str(error)
+                    log.warning("standing by: %s", error)
                 await until(self.clock, self.clock.now() + STANDBY_RETRY)
 
     async def _create_namespaces(self) -> None:

@@ -13,8 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from uuid import uuid4
@@ -28,11 +27,48 @@ _START_SECONDS = 30.0
 _NOBODY = 65534
 
 
-@dataclass(frozen=True, slots=True)
 class PostgresServer:
-    """A running server that trusts everybody on 127.0.0.1."""
+    """A server that trusts everybody on 127.0.0.1, and its data. folder: an empty one, removed by :meth:`remove`."""
 
-    port: int
+    def __init__(self, folder: Path) -> None:
+        self.port = _free_port()
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        # PostgreSQL refuses to run as root; then "nobody" runs it.
+        self._user = _NOBODY if os.geteuid() == 0 else None
+        self._groups: Sequence[int] | None = None if self._user is None else ()
+        if self._user is not None:
+            os.chown(folder, self._user, self._user)
+        options = ["-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
+        subprocess.run(
+            [_binaries() / "initdb", "-D", folder / "data", *options],
+            cwd=folder, check=True, capture_output=True, user=self._user, group=self._user, extra_groups=self._groups,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        """Start, on the same port each time, and wait until it answers."""
+        # Without fsync a killed server still has all it committed; only a power cut would not.
+        options = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "32MB", "max_connections": "100"}
+        with (self._folder / "log").open("ab") as log:
+            process = self._process = subprocess.Popen(
+                [str(_binaries() / "postgres"), "-D", str(self._folder / "data"), "-h", "127.0.0.1", "-p", str(self.port), "-k", ""]
+                + [word for name, value in options.items() for word in ("-c", f"{name}={value}")],
+                cwd=self._folder, stdout=log, stderr=log, start_new_session=True,
+                user=self._user, group=self._user, extra_groups=self._groups,
+            )  # fmt: skip
+        _wait_until_ready(process, self.port, self._folder / "log")
+
+    def stop(self, *, crash: bool = False) -> None:
+        """Stop it, ending all sessions; with crash at once, as if all its processes were killed: it recovers at the next start."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(signal.SIGQUIT if crash else signal.SIGINT)
+            process.wait(30)
+
+    def remove(self) -> None:
+        """Stop it and forget its data."""
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def url(self, database: str, user: str = "postgres") -> str:
         return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
@@ -48,45 +84,24 @@ class PostgresServer:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    # PostgreSQL refuses to run as root; then "nobody" runs it.
-    nobody = _NOBODY if os.geteuid() == 0 else None
-    no_groups = None if nobody is None else ()
-    folder = Path(tempfile.mkdtemp(prefix="perdure-postgres-"))
-    if nobody is not None:
-        os.chown(folder, nobody, nobody)
-    binaries = _binaries()
-    subprocess.run(
-        [binaries / "initdb", "-D", folder / "data", "-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-        user=nobody,
-        group=nobody,
-        extra_groups=no_groups,
-    )
-    port = _free_port()
-    # Without fsync a killed server still has all it committed; only a power cut would not.
-    options = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "32MB", "max_connections": "100"}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [str(binaries / "postgres"), "-D", str(folder / "data"), "-h", "127.0.0.1", "-p", str(port), "-k", ""]
-            + [word for name, value in options.items() for word in ("-c", f"{name}={value}")],
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            user=nobody,
-            group=nobody,
-            extra_groups=no_groups,
-        )
+    """One for all tests."""
+    server = PostgresServer(Path(tempfile.mkdtemp(prefix="perdure-postgres-")))
     try:
-        server = PostgresServer(port)
-        _wait_until_ready(process, port, folder / "log")
+        server.start()
         yield server
     finally:
-        process.send_signal(signal.SIGINT)  # "fast": sessions are ended
-        process.wait(30)
-        shutil.rmtree(folder, ignore_errors=True)
+        server.remove()
+
+
+@pytest.fixture
+def own_postgres_server() -> Iterator[PostgresServer]:
+    """One that the test may stop and start."""
+    server = PostgresServer(Path(tempfile.mkdtemp(prefix="perdure-postgres-")))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
 
 
 @pytest.fixture

@@ -65,6 +65,7 @@ class Proxy:
                     break
                 if fault is Fault.LOSE_ANSWER:
                     answers.cancel()
+                    await asyncio.wait([answers])
                     server_writer.write(data)
                     await server_reader.read(1)
                     break

@@ -24,6 +24,8 @@ class ServerProcess:
         self.port = port
         self.address = ""
         self.process: subprocess.Popen[str] | None = None
+        #: Lines, until it answers.
+        self.printed: list[str] = []
 
     def __enter__(self) -> ServerProcess:
         self.start()
@@ -38,15 +40,15 @@ class ServerProcess:
         command += ["--log-level", "warn", "--database", self.database or ":memory:", *self.flags]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path.cwd())
         assert self.process.stdout is not None
-        printed: list[str] = []
+        self.printed.clear()
         for line in self.process.stdout:
-            printed.append(line)
+            self.printed.append(line)
             found = re.match(r"Temporal Server:\s+localhost:(\d+)", line)
             if found:
                 self.port = int(found.group(1))
                 self.address = f"127.0.0.1:{self.port}"
                 return
-        raise RuntimeError("the server did not start: " + "".join(printed))
+        raise RuntimeError("the server did not start: " + "".join(self.printed))
 
     def kill(self) -> None:
         """Kill it the hard way, and wait until it is gone."""

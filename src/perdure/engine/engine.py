@@ -119,7 +119,7 @@ class Engine:
                 return lease
             held = await self.store.read_lease(number)
             if held is not None and seen is None:
-                log.warning("partition %d is held by %s; waiting", number, held.owner)
+                log.warning("%s: partition %d is held by %s", "standing by" if self._standby else "waiting", number, held.owner)
                 seen = held
             elif held is not None and seen is not None and held.expires_at > seen.expires_at and not self._standby:
                 raise StoreInUse(

@@ -192,8 +192,8 @@ class SqliteStore(SqlStore):
         except FileLockedError as error:
             holder = f"process {error.holder}" if error.holder else "another process"
             raise StoreInUse(
-                f"The database file {self.path} is in use by {holder}. Stop that server, or give this one another file; "
-                "several servers can share a PostgreSQL database."
+                f"The database file {self.path} is in use by {holder}. Stop that server, give this one another file, or start it with "
+                "--standby to take over when that one ends; several servers can share a PostgreSQL database."
             ) from error
         except OSError as error:
             raise StoreOpenError(
