@@ -94,8 +94,9 @@ class Core:
         self.removal.start()
 
     async def drain(self) -> None:
-        """Answer the polls that wait, with nothing: the server is about to stop."""
+        """Answer the calls that wait: the server is about to stop."""
         self.matching.drain()
+        self.engine.waits.end()
         await asyncio.sleep(0)
 
     async def _register(self, methods: MethodTable) -> None:

@@ -13,6 +13,7 @@ from perdure.core.jobs import EffectJob
 from perdure.engine.live import AnyExecution, HistoryBatch
 from perdure.engine.partition import Decide, Partition
 from perdure.engine.upkeep import Upkeep, until
+from perdure.engine.waits import Waits
 from perdure.engine.writer import CommitObserver
 from perdure.store.protocol import SLOTS, Lease, Store, StoreInUse
 
@@ -61,6 +62,7 @@ class Engine:
         self.clock = clock
         self.ids = ids
         self.effects = EffectRegistry()
+        self.waits = Waits()
         self.partitions: list[Partition] = []
         self._count = partitions
         self._owner = owner

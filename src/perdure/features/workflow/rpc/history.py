@@ -96,14 +96,14 @@ class HistoryRpc:
         return wanted if 0 < wanted < longest else longest
 
     async def _wait(self, execution: WorkflowExecution, call: Call, next_event_id: int | None) -> WorkflowExecution:
-        """Wait until that event is there (None: the last one) or the run has closed, or the poll's time is over."""
+        """Wait until that event is there (None: the last one) or the run has closed, or the poll's time is over, or the server stops."""
         services = self._services
-        patience = Patience(services.clock, call, services.limits.history_long_poll_ns)
+        patience = Patience(services, call, services.limits.history_long_poll_ns)
         if call.deadline is not None:
             patience.until = min(patience.until, call.deadline - ANSWER_BEFORE)
         key = execution.key
         while not _has_come(execution, next_event_id):
-            if services.clock.now() >= patience.until:
+            if patience.is_cut_short or services.clock.now() >= patience.until:
                 break
             await patience.next_change(execution, partial(_has_come, execution, next_event_id))
             execution = await services.run(key.namespace_id, key.business_id, key.run_id)

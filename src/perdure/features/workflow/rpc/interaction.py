@@ -119,7 +119,7 @@ class InteractionRpc:
 
     async def _let_finish(self, key: RunKey, call: Call) -> None:
         """Wait until a closed run has nothing left to do, but not for ever."""
-        patience = Patience(self._services.clock, call, LAST_WORDS)
+        patience = Patience(self._services, call, LAST_WORDS)
         while not patience.is_over:
             run = await self._services.run(key.namespace_id, key.business_id, key.run_id)
             if not all_jobs(run.kind, run.state):

@@ -71,7 +71,7 @@ class MultiOperationRpc:
     async def execute(self, request: ExecuteMultiOperationRequest, call: Call) -> ExecuteMultiOperationResponse:
         start, update = self._prepare(request, call.namespace_id)
         services = self._services
-        with Patience(services.clock, call, services.limits.history_long_poll_ns) as patience:
+        with Patience(services, call, services.limits.history_long_poll_ns) as patience:
             first: Begun | None = None
             retried = False
             while True:

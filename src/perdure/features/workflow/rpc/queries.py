@@ -20,7 +20,7 @@ from temporalio.api.workflowservice.v1 import (
 
 from perdure.core.call import Call, MethodTable
 from perdure.core.clock import MINUTE, SECOND
-from perdure.core.errors import ApiError, Code, busy_workflow, failed_precondition, invalid_argument, not_found
+from perdure.core.errors import ApiError, Code, busy_workflow, failed_precondition, invalid_argument, not_found, unavailable
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow.effects import STICKY_POLLER_WITHIN, WORKFLOW_QUEUE
 from perdure.features.workflow.rpc.paging import HistoryPages
@@ -46,6 +46,8 @@ LONGEST = 10 * MINUTE
 
 NO_POLLER_FOR = 20 * SECOND
 BUFFER_FULL = "consistent query buffer is full, this may be caused by too many queries and workflow not able to process query fast enough"
+STOPPED = "buffered query cleared, please retry"
+"""The server stops before a worker has answered."""
 ANSWER_BEFORE = 1 * SECOND
 """So much before the caller's deadline it is told that nobody polls."""
 
@@ -88,8 +90,16 @@ class QueryRpc:
         loop = asyncio.get_running_loop()
         query_id = self._services.engine.ids.uuid()
         waiting = WaitingQuery(query, loop.create_future())
-        expired: asyncio.Future[None] = loop.create_future()
-        alarm = self._services.clock.call_at(until, lambda: expired.set_result(None))
+        expired: asyncio.Future[ApiError] = loop.create_future()
+
+        def give_up(error: ApiError) -> None:
+            if not expired.done():
+                expired.set_result(error)
+
+        alarms = (
+            self._services.clock.call_at(until, lambda: give_up(_too_late())),
+            self._services.engine.waits.on_end(lambda: give_up(unavailable(STOPPED))),
+        )
         try:
             while not waiting.answer.done():
                 if needs_no_task(execution.state, execution.volatile):
@@ -101,15 +111,16 @@ class QueryRpc:
                     queries[query_id] = waiting
                 await self._next_change(execution, waiting, expired)
                 if expired.done() and not waiting.answer.done():
-                    raise _too_late()
+                    raise expired.result()
                 execution = await self._services.run(key.namespace_id, key.business_id, key.run_id)
             return waiting.answer.result()
         finally:
-            alarm.cancel()
+            for alarm in alarms:
+                alarm.cancel()
             expired.cancel()
             execution.volatile.queries.pop(query_id, None)
 
-    async def _next_change(self, execution: WorkflowExecution, waiting: WaitingQuery, expired: asyncio.Future[None]) -> None:
+    async def _next_change(self, execution: WorkflowExecution, waiting: WaitingQuery, expired: asyncio.Future[ApiError]) -> None:
         """Wait until the run has changed, or the answer is there, or it is too late."""
         changed = execution.watch()
         execution.pins += 1
@@ -143,7 +154,7 @@ class QueryRpc:
     ) -> WorkflowQueryResult | None:
         """Wait for a worker's answer; None when there is none in time, or the queue was closed.
 
-        Raises ApiError when nobody polls the queue.
+        Raises ApiError when nobody polls the queue, and when the server stops.
         """
         services = self._services
         task = QueryTask(services.engine.ids.uuid(), query, asyncio.get_running_loop().create_future(), sticky)
@@ -153,13 +164,16 @@ class QueryRpc:
             fairness_key=priority.fairness_key, fairness_weight=priority.fairness_weight or 1.0, turned_away=task.turn_away,
         )  # fmt: skip
         self._tasks[task.id] = task
-        alarms = [services.clock.call_at(until, task.turn_away)]
+        alarms = [services.clock.call_at(until, task.turn_away), services.engine.waits.on_end(task.turn_away)]
         if not sticky:
             alarms.append(services.clock.call_at(until - ANSWER_BEFORE, lambda: _refuse_without_poller(task, queue)))
         execution.pins += 1
         try:
             queue.add(offered)
-            return await task.answer
+            result = await task.answer
+            if result is None and services.engine.waits.are_over:
+                raise unavailable(STOPPED)
+            return result
         finally:
             execution.pins -= 1
             for alarm in alarms:

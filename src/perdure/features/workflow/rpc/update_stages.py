@@ -11,7 +11,7 @@ from temporalio.api.history.v1 import History
 from temporalio.api.update.v1 import Outcome, UpdateRef
 from temporalio.api.workflowservice.v1 import UpdateWorkflowExecutionRequest, UpdateWorkflowExecutionResponse
 
-from perdure.core.errors import not_found
+from perdure.core.errors import not_found, unavailable
 from perdure.core.execution import RunKey
 from perdure.features.workflow.rpc.waiting import Patience
 from perdure.features.workflow.run.links import request_link
@@ -27,6 +27,8 @@ COMPLETED = Stage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_COMPLETED
 UPDATE_ACCEPTED = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED
 
 ABORTED = "workflow update was aborted by closing workflow"
+STOPPED = "workflow update was aborted"
+"""The server stops before the update was accepted: nothing of it has happened."""
 
 
 class UpdateLost(Exception):
@@ -58,7 +60,11 @@ class UpdateStages:
         while True:
             execution = await self._services.run(key.namespace_id, key.business_id, key.run_id)
             reached = await self._look(execution, update_id, pending)
-            if reached.stage >= wanted or patience.is_over:
+            if reached.stage >= wanted:
+                return reached
+            if patience.is_cut_short and reached.stage < ACCEPTED:
+                raise unavailable(STOPPED)  # it is in memory only
+            if patience.is_over:
                 return reached
             await patience.next_change(execution)
 

@@ -42,7 +42,7 @@ class UpdateRpc:
         services = self._services
         prepare_update(request, services.limits, services.engine.ids)
         update_id, stage = request.request.meta.update_id, request.wait_policy.lifecycle_stage
-        with Patience(services.clock, call, services.limits.history_long_poll_ns) as patience:
+        with Patience(services, call, services.limits.history_long_poll_ns) as patience:
             while True:
                 key, pending = await self._admit(request, call, patience)
                 try:
@@ -75,7 +75,7 @@ class UpdateRpc:
         missing = not_found(f'update "{update_id}" not found')
         if pending is None and not is_known(execution.state, update_id):
             raise missing
-        with Patience(services.clock, call, services.limits.history_long_poll_ns) as patience:
+        with Patience(services, call, services.limits.history_long_poll_ns) as patience:
             patience.hold(execution)
             try:
                 reached = await self._stages.wait(execution.key, update_id, pending, request.wait_policy.lifecycle_stage, patience)

@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from perdure.core.call import Call
-from perdure.core.clock import Clock
 from perdure.core.errors import ApiError, Code
 from perdure.engine.live import AnyExecution
-from perdure.features.workflow.services import WorkflowExecution
+from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
 
 
 class Patience:
-    """How long one call waits: the server's long poll, or less if the caller's own deadline comes first. Use it as a context manager.
+    """How long one call waits: the server's long poll, or less if the caller's own deadline comes first, or the server stops. Use it
+    as a context manager.
 
     long_poll: nanoseconds.
     """
 
-    def __init__(self, clock: Clock, call: Call, long_poll: int) -> None:
-        self._clock = clock
+    def __init__(self, services: WorkflowServices, call: Call, long_poll: int) -> None:
+        self._clock = services.clock
+        self._waits = services.engine.waits
         self._deadline = call.deadline
         self._held: list[AnyExecution] = []
-        self.until = clock.now() + long_poll
+        self.until = self._clock.now() + long_poll
         if call.deadline is not None:
             self.until = min(self.until, call.deadline)
 
@@ -43,7 +44,12 @@ class Patience:
         now = self._clock.now()
         if self._deadline is not None and now >= self._deadline:
             raise ApiError(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
-        return now >= self.until
+        return now >= self.until or self._waits.are_over
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether the server is about to stop."""
+        return self._waits.are_over
 
     async def next_change(self, execution: WorkflowExecution, wanted: Callable[[], bool] | None = None) -> None:
         """Wait until the run has changed (durably), or it has left memory, or the time is over. Load the run anew afterwards.
@@ -51,10 +57,16 @@ class Patience:
         wanted: says whether a change is worth waking up for.
         """
         changed = execution.watch(wanted)
-        alarm = self._clock.call_at(self.until, lambda: None if changed.done() else changed.set_result(None))
+
+        def stop() -> None:
+            if not changed.done():
+                changed.set_result(None)
+
+        alarms = (self._clock.call_at(self.until, stop), self._waits.on_end(stop))
         execution.pins += 1
         try:
             await changed
         finally:
-            alarm.cancel()
+            for alarm in alarms:
+                alarm.cancel()
             execution.pins -= 1
