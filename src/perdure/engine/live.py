@@ -125,5 +125,9 @@ class Chain:
         #: Calls that hold this chain across an await; it stays in memory as long.
         self.users = 0
 
+    def find(self, uid: int) -> AnyExecution | None:
+        """The run with that uid, if it is in memory."""
+        return next((execution for execution in self.runs.values() if execution.uid == uid), None)
+
 
 AnyExecution = Execution[Any, Any]

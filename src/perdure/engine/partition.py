@@ -180,7 +180,17 @@ class Partition:
         group.commit.deleted.append(uid)
         group.headers.pop(uid, None)
         self.cache.settle(key, group.finished)
-        self._drop_chains([key])
+        chain = self.cache.chains.get(key)
+        execution = chain.find(uid) if chain is not None else None
+        if chain is None or execution is None:
+            return
+        if execution.key.run_id == chain.current_run_id:
+            self._drop_chains([key])  # which run is current now, the store knows
+            return
+        # The others stay: what they have in memory only must not be lost with a run that ended long ago.
+        self.cache.drop(execution)
+        if all_jobs(execution.kind, execution.state):
+            self.spawn(self._reload(execution.key))
 
     def run_pure(self, execution: AnyExecution, job: PureJob) -> None:
         """Apply a pure job to an execution in memory, if the state still implies it."""
