@@ -72,6 +72,7 @@ def test_a_retried_activity_shows_its_last_failure_only() -> None:
         ({"schedule_to_close_timeout": seconds(3)}, False, "SCHEDULE_TO_START", "activity ScheduleToStart timeout"),
         ({"start_to_close_timeout": seconds(3), "retry_policy": ONCE}, True, "START_TO_CLOSE", "activity StartToClose timeout"),
         ({"heartbeat_timeout": seconds(3), "retry_policy": ONCE}, True, "HEARTBEAT", "activity Heartbeat timeout"),
+        ({"schedule_to_close_timeout": seconds(3), "retry_policy": ONCE}, True, "SCHEDULE_TO_CLOSE", "Not enough time to schedule next"),
         ({"schedule_to_close_timeout": seconds(3)}, True, "SCHEDULE_TO_CLOSE", "Not enough time to schedule next retry before activity"),
     ],
 )

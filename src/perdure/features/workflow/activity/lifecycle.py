@@ -157,6 +157,15 @@ def fail_activity(
     schedule_task(step)
 
 
+_PRECEDENCE = (
+    TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START,
+    TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE,  # before start-to-close: an attempt starts after the scheduling, be it within one step
+    TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE,
+    TimeoutType.TIMEOUT_TYPE_HEARTBEAT,
+)
+"""Which of two timeouts counts that strike at the same time."""
+
+
 @decides(ActivityTimeout)
 def activity_timed_out(step: WorkflowStep, job: ActivityTimeout) -> None:
     time_out_activity(step, step.state.activities[job.scheduled_event_id])
@@ -169,7 +178,7 @@ def heartbeat_missed(step: WorkflowStep, job: HeartbeatTimeout) -> None:
 
 def time_out_activity(step: WorkflowStep, activity: Activity) -> None:
     """A timeout struck: retry if that is still possible, else the activity has timed out."""
-    _, timeout_type = min(activity.timeouts())  # of two that strike at the same time, the one with the smaller number counts
+    _, timeout_type = min(activity.timeouts(), key=lambda timeout: (timeout[0], _PRECEDENCE.index(timeout[1])))
     failure = activity_timeout(timeout_type)
     retry_state = schedule_retry(step, activity, failure, activity.last_attempt_complete_at)
     closed = retry_state != RetryState.RETRY_STATE_IN_PROGRESS
