@@ -220,3 +220,11 @@ async def test_a_run_timeout_begins_after_the_delay(client: Client) -> None:
     info = (await describe(client, "w")).workflow_execution_info
     assert info.status == WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_TIMED_OUT
     assert info.close_time.ToDatetime() - info.start_time.ToDatetime() >= timedelta(milliseconds=600)
+
+
+async def test_a_list_shows_search_attributes_and_a_memo_also_where_there_are_none(client: Client) -> None:
+    await start(client, "w", workflow_start_delay=timedelta(minutes=1))  # nobody has taken its task: it has not even a build id
+    (shown,) = (await client.workflow_service.list_workflow_executions(api.ListWorkflowExecutionsRequest(namespace="default"))).executions
+    assert shown.HasField("search_attributes")
+    assert shown.HasField("memo")
+    assert not shown.search_attributes.indexed_fields

@@ -16,23 +16,23 @@ CLUSTER_NAME = "active"
 """The only cluster there is, under the official server's name for it."""
 
 CAPABILITIES = {
-    "eager_workflow_start": "StartWorkflowExecution",
-    "sync_update": "UpdateWorkflowExecution",
-    "async_update": "UpdateWorkflowExecution",
-    "worker_heartbeats": "RecordWorkerHeartbeat",
-    "reported_problems_search_attribute": "RespondWorkflowTaskFailed",
-    "workflow_pause": "PauseWorkflowExecution",
-    "standalone_activities": "StartActivityExecution",
-    "standalone_activity_start_delay": "StartActivityExecution",
-    "standalone_activity_batch_operations": "StartBatchOperation",
-    "standalone_activity_operator_commands": "StartActivityExecution",
-    "standalone_nexus_operation": "StartNexusOperationExecution",
-    "worker_poll_complete_on_shutdown": "ShutdownWorker",
-    "poller_autoscaling": "PollWorkflowTaskQueue",
-    "workflow_update_callbacks": "UpdateWorkflowExecution",
-    "workflow_task_completion_pagination": "RespondWorkflowTaskCompleted",
+    "eager_workflow_start": ("StartWorkflowExecution",),
+    "sync_update": ("UpdateWorkflowExecution",),
+    "async_update": ("UpdateWorkflowExecution",),
+    "worker_heartbeats": ("RecordWorkerHeartbeat",),
+    "reported_problems_search_attribute": ("RespondWorkflowTaskFailed",),
+    "workflow_pause": ("PauseWorkflowExecution",),
+    "standalone_activities": ("StartActivityExecution",),
+    "standalone_activity_start_delay": ("StartActivityExecution",),
+    "standalone_activity_batch_operations": ("StartActivityExecution", "StartBatchOperation"),
+    "standalone_activity_operator_commands": ("StartActivityExecution",),
+    "standalone_nexus_operation": ("StartNexusOperationExecution",),
+    "worker_poll_complete_on_shutdown": ("ShutdownWorker",),
+    "poller_autoscaling": ("PollWorkflowTaskQueue",),
+    "workflow_update_callbacks": ("UpdateWorkflowExecution",),
+    "workflow_task_completion_pagination": ("RespondWorkflowTaskCompleted",),
 }
-"""Capability → the RPC it stands for: clients use what they are told is there, so it is told only with its handler in place."""
+"""Capability → the RPCs it stands for: clients use what they are told is there, so it is told only with their handlers in place."""
 
 
 class NamespaceDescriber:
@@ -40,7 +40,7 @@ class NamespaceDescriber:
 
     def __init__(self, methods: MethodTable, limits: Limits) -> None:
         self._capabilities = NamespaceInfo.Capabilities(
-            **{name: methods.get(rpc).handler is not None for name, rpc in CAPABILITIES.items()}
+            **{name: all(methods.get(rpc).handler is not None for rpc in rpcs) for name, rpcs in CAPABILITIES.items()}
         )
         self._limits = NamespaceInfo.Limits(
             blob_size_limit_error=limits.blob_size_error_bytes,

@@ -190,12 +190,12 @@ def describe_header(header: Header, custom: Mapping[str, int]) -> WorkflowExecut
     return info
 
 
-def typed_attributes(attributes: str, custom: Mapping[str, int]) -> SearchAttributes | None:
-    """Search attributes kept as JSON, as clients get them: with the type of each. None when there is none."""
+def typed_attributes(attributes: str, custom: Mapping[str, int]) -> SearchAttributes:
+    """Search attributes kept as JSON, as clients get them: with the type of each."""
     fields: dict[str, Payload] = {}
     for name, value in json.loads(attributes).items():
         value_type = custom.get(name) or PREDEFINED.get(name)
         if value_type:
             metadata = {"encoding": b"json/plain", "type": type_name(value_type).encode()}
             fields[name] = Payload(metadata=metadata, data=json.dumps(value, separators=(",", ":")).encode())
-    return SearchAttributes(indexed_fields=fields) if fields else None
+    return SearchAttributes(indexed_fields=fields)
