@@ -11,7 +11,7 @@ SEEDS ?= 1000
 QUICK_TESTS := $(wildcard $(addprefix tests/,tidy unit workflow store rpc observability))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types format bench simulate lock clean
+.PHONY: help demo test check lint types format bench simulate waiting lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -41,6 +41,9 @@ bench: $(INSTALLED)  ## measure throughput, latency, CPU and memory
 
 simulate: $(INSTALLED)  ## simulate whole servers with faults, from SEEDS seeds (default 1000)
 	$(BIN)/python -m perdure.testing.simulator --seeds $(SEEDS)
+
+waiting: $(INSTALLED)  ## run what the conformance suites still wait for, and say what passes by now
+	$(BIN)/python -m tests.conformance.waiting
 
 lock: $(INSTALLED)  ## choose dependency versions anew
 	$(BIN)/pip install --quiet "uv>=0.8"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -38,7 +39,11 @@ class ServerProcess:
         """Start, and wait until it answers. Raises RuntimeError with what it printed when it does not."""
         command = [sys.executable, "-m", "perdure", "server", "start", "--port", str(self.port), "--metrics-port", "off"]
         command += ["--log-level", "warn", "--database", self.database or ":memory:", *self.flags]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path.cwd())
+        # What the person who runs the tests has set for servers of their own is not meant for this one.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path.cwd(), env=environment
+        )
         assert self.process.stdout is not None
         self.printed.clear()
         for line in self.process.stdout:
