@@ -27,6 +27,8 @@ class ServerProcess:
         self.process: subprocess.Popen[str] | None = None
         #: Lines, until it answers.
         self.printed: list[str] = []
+        #: All that it printed after that, once it has been stopped.
+        self.said = ""
 
     def __enter__(self) -> ServerProcess:
         self.start()
@@ -70,7 +72,7 @@ class ServerProcess:
             return 0
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        code = process.wait(START_SECONDS)
-        if process.stdout is not None:
-            process.stdout.close()
-        return code
+        if process.stdout is None or process.stdout.closed:
+            return process.wait(START_SECONDS)
+        self.said, _ = process.communicate(timeout=START_SECONDS)
+        return process.returncode
