@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["tests.support.postgres"]
 
 STORES = ("memory", "sqlite", "postgres")
+DURABLE_STORES = ("sqlite", "postgres")
 
 
 @pytest.fixture
@@ -28,9 +29,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(params=STORES)
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where a server keeps its data: memory, a SQLite file, an empty PostgreSQL database, one after the other."""
+def _location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     match request.param:
         case "memory":
             return ""
@@ -38,6 +37,18 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
             return str(tmp_path / "perdure.db")
         case _:
             return request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture(params=STORES)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a server keeps its data: memory, a SQLite file, an empty PostgreSQL database, one after the other."""
+    return _location(request, tmp_path)
+
+
+@pytest.fixture(params=DURABLE_STORES)
+def durable_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The same for what outlives a server: a SQLite file, an empty PostgreSQL database."""
+    return _location(request, tmp_path)
 
 
 @pytest.fixture(autouse=True)

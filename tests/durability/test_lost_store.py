@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from temporalio.api.common.v1 import WorkflowExecution, WorkflowType
+from temporalio.api.enums.v1 import WorkflowIdConflictPolicy
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest, StartWorkflowExecutionRequest
 from temporalio.client import Client
@@ -36,7 +37,7 @@ async def refused(client: Client, *, reads: bool) -> None:
             workflow_type=WorkflowType(name="Nobody"),
             task_queue=TaskQueue(name=f"{QUEUE}-nobody"),
             request_id=random.randbytes(8).hex(),
-            workflow_id_conflict_policy=2,
+            workflow_id_conflict_policy=WorkflowIdConflictPolicy.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
         )
         try:
             await client.workflow_service.start_workflow_execution(request, retry=False)
@@ -96,14 +97,13 @@ async def test_the_disk_of_sqlite_fills_up_and_has_space_again(tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("database", ["sqlite", "postgres"], indirect=True)
-async def test_commits_and_reads_that_fail_now_and_then(database: str) -> None:
-    base = create_store(database)
+async def test_commits_and_reads_that_fail_now_and_then(durable_database: str) -> None:
+    base = create_store(durable_database)
     await base.open()
     faults = StoreFaults(commit_fails=0.15, commit_unknown=0.15, read_fails=0.1, delay=0.002, lost=0.2)
     store = FaultyStore(base, random.Random(7), StoreFaults())
     try:
-        async with Server(ServerSettings(grpc_port=0, metrics_port=None, database=database), store=store) as server:
+        async with Server(ServerSettings(grpc_port=0, metrics_port=None, database=durable_database), store=store) as server:
 
             async def fail(executions: Executions) -> None:
                 store.faults = faults

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,8 +119,8 @@ async def test_the_system_namespace_stays(client: Client) -> None:
     )  # fmt: skip
 
 
-async def test_namespaces_survive_a_restart_and_so_does_their_deletion(tmp_path: Path) -> None:
-    settings = ServerSettings(grpc_port=0, metrics_port=None, database=str(tmp_path / "perdure.db"))
+async def test_namespaces_survive_a_restart_and_so_does_their_deletion(durable_database: str) -> None:
+    settings = ServerSettings(grpc_port=0, metrics_port=None, database=durable_database)
     async with Server(settings) as server:
         client = await Client.connect(server.grpc_address)
         await register(client, "kept", description="d")

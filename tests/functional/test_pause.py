@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
@@ -33,7 +32,6 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from perdure.app import Server
 from perdure.core.poison_policy import NAMESPACE_KEY
-from tests.support.inspected import inspected_server
 from tests.support.waiting import until
 
 QUEUE = "pause"
@@ -77,17 +75,6 @@ class Broken:
         if broken:
             raise RuntimeError("a bug")  # fails the workflow task, not the workflow
         return "mended"
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with inspected_server() as running:
-        yield running
-
-
-@pytest.fixture
-async def client(server: Server) -> Client:
-    return await Client.connect(server.grpc_address)
 
 
 def worker(client: Client) -> Worker:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +16,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from perdure.app import Server
-from tests.support.inspected import inspected_server
+from perdure.settings import ServerSettings
 from tests.support.waiting import until
 
 QUEUE = "reset"
@@ -85,12 +83,6 @@ class Parent:
         child = await workflow.start_child_workflow(Child.run, id=f"{workflow.info().workflow_id}-child")
         await workflow.sleep(0.01)
         return await child
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    async with inspected_server() as running:
-        yield running
 
 
 @pytest.fixture
@@ -227,16 +219,16 @@ async def test_long_history_is_copied(client: Client) -> None:
     assert len(signaled) == 1_501
 
 
-async def test_reset_run_survives_a_restart(tmp_path: Path) -> None:
-    database = str(tmp_path / "reset.db")
-    async with inspected_server(database=database) as server:
+async def test_reset_run_survives_a_restart(durable_database: str) -> None:
+    settings = ServerSettings(grpc_port=0, metrics_port=None, database=durable_database)
+    async with Server(settings) as server:
         client = await Client.connect(server.grpc_address)
         async with worker(client):
-            handle = await client.start_workflow(Collecting.run, id="w", task_queue=QUEUE)
+            handle = await client.start_workflow(Collecting.run, id="w", task_queue=QUEUE, task_timeout=SECOND)
             await handle.signal(Collecting.add, 7)
             await handle.execute_update("double", 4)  # pyright: ignore[reportUnknownMemberType]  an overload of the SDK is not fully typed
             await reset(client, handle, await first_task(handle))
-    async with inspected_server(database=database) as server:
+    async with Server(settings) as server:
         client = await Client.connect(server.grpc_address)
         async with worker(client):
             latest = client.get_workflow_handle_for(Collecting.run, "w")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from temporalio import activity, workflow
@@ -114,8 +113,8 @@ async def test_a_worker_dies_between_acceptance_and_completion(client: Client) -
         await finish(client, "cart", update)
 
 
-async def test_the_server_restarts_between_acceptance_and_completion(tmp_path: Path, free_port: int) -> None:
-    settings = ServerSettings(grpc_port=free_port, metrics_port=None, database=str(tmp_path / "perdure.db"))
+async def test_the_server_restarts_between_acceptance_and_completion(durable_database: str, free_port: int) -> None:
+    settings = ServerSettings(grpc_port=free_port, metrics_port=None, database=durable_database)
     async with Server(settings) as server:
         client = await Client.connect(server.grpc_address)
         async with worker(client):
@@ -127,9 +126,9 @@ async def test_the_server_restarts_between_acceptance_and_completion(tmp_path: P
             await finish(client, "cart", update)
 
 
-async def test_an_update_that_nobody_has_taken_outlives_the_server(tmp_path: Path, free_port: int) -> None:
+async def test_an_update_that_nobody_has_taken_outlives_the_server(durable_database: str, free_port: int) -> None:
     """It was in memory only; the client asks again by itself."""
-    settings = ServerSettings(grpc_port=free_port, metrics_port=None, database=str(tmp_path / "perdure.db"))
+    settings = ServerSettings(grpc_port=free_port, metrics_port=None, database=durable_database)
     async with Server(settings) as server:
         client = await Client.connect(server.grpc_address)
         handle = await client.start_workflow(Cart.run, id="cart", task_queue=QUEUE)

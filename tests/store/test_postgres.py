@@ -189,8 +189,8 @@ async def test_an_unreachable_database_is_a_store_error(postgres_url: str, postg
     await store.close()
 
 
-async def test_servers_share_a_database(postgres_url: str) -> None:
-    stores = [create_store(postgres_url) for _ in range(4)]
+async def test_servers_share_a_database(empty_postgres_url: str) -> None:
+    stores = [create_store(empty_postgres_url) for _ in range(4)]
     await asyncio.gather(*(store.open() for store in stores))  # all find it empty
     writers = [await Writer.open(store, partition, f"server-{partition}") for partition, store in enumerate(stores)]
     assert await stores[0].acquire_lease(1, "server-0", NOW, NOW + SECOND) is None
@@ -235,8 +235,8 @@ async def test_a_newer_schema_is_refused(postgres_url: str, administrator: Conne
         await store.open()
 
 
-async def test_reopening_keeps_everything(postgres_url: str) -> None:
-    store = create_store(postgres_url)
+async def test_reopening_keeps_everything(empty_postgres_url: str) -> None:
+    store = create_store(empty_postgres_url)
     for number in range(1, 4):
         await store.open()
         await (await Writer.open(store)).commit(headers=[header(number)])
@@ -244,7 +244,7 @@ async def test_reopening_keeps_everything(postgres_url: str) -> None:
         await store.close()
 
 
-async def test_what_keeps_a_database_from_opening(postgres_server: PostgresServer, postgres_url: str) -> None:
+async def test_what_keeps_a_database_from_opening(postgres_server: PostgresServer, empty_postgres_url: str) -> None:
     async def refusal(url: str) -> str:
         with pytest.raises(StoreOpenError) as refused:
             await create_store(url).open()
@@ -260,15 +260,15 @@ async def test_what_keeps_a_database_from_opening(postgres_server: PostgresServe
     message = await refusal(postgres_server.url("missing"))
     assert 'database "missing" does not exist' in message
     assert "createdb" in message
-    message = await refusal(postgres_url.replace("postgres@", "stranger:secret@"))
+    message = await refusal(empty_postgres_url.replace("postgres@", "stranger:secret@"))
     assert 'role "stranger" does not exist' in message
     assert "secret" not in message
     message = await refusal("postgresql://me:se/cret@127.0.0.1/x")
     assert "PostgreSQL 127.0.0.1/x cannot be used: the URL is not of the form" in message
     assert "cret" not in message
-    role = f"reader_{urlsplit(postgres_url).path[6:]}"
+    role = f"reader_{urlsplit(empty_postgres_url).path[6:]}"
     await postgres_server.run(f"CREATE ROLE {role} LOGIN")
-    message = await refusal(postgres_url.replace("postgres@", f"{role}@"))
+    message = await refusal(empty_postgres_url.replace("postgres@", f"{role}@"))
     await postgres_server.run(f"DROP ROLE {role}")
     assert "GRANT CREATE ON DATABASE" in message
 

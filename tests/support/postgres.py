@@ -13,7 +13,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from uuid import uuid4
@@ -21,6 +22,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from perdure.store import create_store
 from perdure.store.postgres_driver import connect
 
 _START_SECONDS = 30.0
@@ -104,13 +106,32 @@ def own_postgres_server() -> Iterator[PostgresServer]:
         server.remove()
 
 
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: PostgresServer) -> str:
+    """The name of a database with our tables and nothing in them; a copy of it takes a third of the time that a new one takes."""
+
+    async def create() -> None:
+        await postgres_server.run("CREATE DATABASE template_perdure")
+        store = create_store(postgres_server.url("template_perdure"))
+        await store.open()
+        await store.close()
+
+    asyncio.run(create())
+    return "template_perdure"
+
+
 @pytest.fixture
-async def postgres_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
-    """A new empty database, dropped after the test."""
-    name = f"test_{uuid4().hex}"
-    await postgres_server.run(f"CREATE DATABASE {name}")
-    yield postgres_server.url(name)
-    await postgres_server.run(f"DROP DATABASE {name} WITH (FORCE)")
+async def postgres_url(postgres_server: PostgresServer, postgres_template: str) -> AsyncIterator[str]:
+    """A database with our tables and nothing in them, dropped after the test."""
+    async with _database(postgres_server, f"TEMPLATE {postgres_template}") as url:
+        yield url
+
+
+@pytest.fixture
+async def empty_postgres_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
+    """A new database, as an administrator makes it."""
+    async with _database(postgres_server) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -119,6 +140,14 @@ def session_postgres_url(postgres_server: PostgresServer) -> str:
     name = f"session_{uuid4().hex}"
     asyncio.run(postgres_server.run(f"CREATE DATABASE {name}"))
     return postgres_server.url(name)
+
+
+@asynccontextmanager
+async def _database(server: PostgresServer, options: str = "") -> AsyncGenerator[str]:
+    name = f"test_{uuid4().hex}"
+    await server.run(f"CREATE DATABASE {name} {options}")
+    yield server.url(name)
+    await server.run(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def _binaries() -> Path:
