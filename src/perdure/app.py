@@ -47,6 +47,10 @@ log = logging.getLogger(__name__)
 
 CLUSTER_ID = "cluster-id"
 STANDBY_RETRY = SECOND // 2
+SHARE_OF_STORE = 0.8
+"""Of the time to drain: calls that wait for a store that does not answer are given up then, and have the rest of the time to leave."""
+LEAST_STOP_SECONDS = 1.0
+"""So long the store may take to answer what is on its way, even if calls have used up all the time to drain."""
 
 
 class StartError(Exception):
@@ -71,9 +75,10 @@ class Core:
         kinds: dict[str, Kind[Any, Any]] = {WorkflowKind.name: WorkflowKind(settings.limits, self.namespaces, metrics)}
         self.engine = Engine(
             store, kinds, clock, ids, owner=owner, partitions=settings.partitions, cache_bytes=settings.cache_size_bytes,
-            standby=settings.standby, observer=metrics,
+            unwritten_bytes=settings.limits.unwritten_bytes, standby=settings.standby, observer=metrics,
         )  # fmt: skip
         self.matching = Matching(clock)
+        self._settling: asyncio.Task[None] | None = None
         TaskQueueMetrics(metrics, registry, self.matching, self.namespaces)
         self.removal = NamespaceRemoval(self.namespaces, self.engine, clock)
         keep_enum_values()
@@ -86,7 +91,7 @@ class Core:
         await self._open_store()
         stack.push_async_callback(self.store.close)
         await self.engine.start()
-        stack.push_async_callback(self.engine.stop)
+        stack.push_async_callback(self._stop_engine)
         stack.push_async_callback(self.removal.stop)
         await self._create_namespaces()
         await self._register(self.methods)
@@ -97,7 +102,17 @@ class Core:
         """Answer the calls that wait: the server is about to stop."""
         self.matching.drain()
         self.engine.waits.end()
+        self._settling = asyncio.create_task(self.engine.settle(SHARE_OF_STORE * self.settings.drain_timeout / SECOND), name="settle")
         await asyncio.sleep(0)
+
+    async def _stop_engine(self) -> None:
+        if self._settling is None:
+            await self.engine.stop(self.settings.drain_timeout / SECOND)
+            return
+        self._settling.cancel()
+        await asyncio.wait([self._settling])
+        # The calls have had the time to drain.
+        await self.engine.stop(LEAST_STOP_SECONDS)
 
     async def _register(self, methods: MethodTable) -> None:
         cluster_id = await self.store.write_metadata(CLUSTER_ID, self.ids.uuid())

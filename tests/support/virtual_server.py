@@ -45,12 +45,13 @@ class VirtualServer:
     store: its faults can be set. now: nanoseconds since the epoch.
     """
 
-    def __init__(self, loop: VirtualTimeLoop, seed: int, dynamic_config: dict[str, Any]) -> None:
+    def __init__(self, loop: VirtualTimeLoop, seed: int, dynamic_config: dict[str, Any], settings: dict[str, Any]) -> None:
         self.clock = VirtualClock(loop)
         self.base = create_store("")
         self.store = FaultyStore(self.base, random.Random(seed))
         self.inspector = Inspector()
-        self._settings = ServerSettings(database="", metrics_port=None, limits=Limits.from_dynamic_config(dynamic_config))
+        settings = {"limits": Limits.from_dynamic_config(dynamic_config), **settings}
+        self._settings = ServerSettings(database="", metrics_port=None, **settings)
         self._ids = IdSource(seed)
         self._stack = AsyncExitStack()
         self.core: Core
@@ -87,10 +88,10 @@ class VirtualServer:
         return found.response_type.FromString(answer) if isinstance(answer, bytes) else answer
 
     # -- one workflow ---------------------------------------------------------------------------------
-    async def start_workflow(self, **more: Any) -> str:
+    async def start_workflow(self, workflow_id: str = WORKFLOW_ID, **more: Any) -> str:
         """Returns the run id."""
         request = StartWorkflowExecutionRequest(
-            namespace="default", workflow_id=WORKFLOW_ID, workflow_type=WorkflowType(name="Workflow"), task_queue=QUEUE,
+            namespace="default", workflow_id=workflow_id, workflow_type=WorkflowType(name="Workflow"), task_queue=QUEUE,
             request_id=self._ids.uuid(), **more,
         )  # fmt: skip
         return (await self.call("StartWorkflowExecution", request)).run_id
@@ -108,9 +109,9 @@ class VirtualServer:
         request = PollActivityTaskQueueRequest(namespace="default", task_queue=QUEUE, identity="worker")
         return await self.call("PollActivityTaskQueue", request, timeout)
 
-    async def history(self) -> list[HistoryEvent]:
+    async def history(self, workflow_id: str = WORKFLOW_ID) -> list[HistoryEvent]:
         """The events of the current run."""
-        request = GetWorkflowExecutionHistoryRequest(namespace="default", execution=WorkflowExecution(workflow_id=WORKFLOW_ID))
+        request = GetWorkflowExecutionHistoryRequest(namespace="default", execution=WorkflowExecution(workflow_id=workflow_id))
         return list((await self.call("GetWorkflowExecutionHistory", request)).history.events)
 
     async def state(self) -> WorkflowState:
@@ -125,12 +126,16 @@ class VirtualServer:
 
 
 def on_virtual_server(
-    test: Callable[[VirtualServer], Coroutine[Any, Any, None]], *, seed: int = 0, dynamic_config: dict[str, Any] | None = None
-) -> None:
-    """Run a test against a new server; fails also when an invariant of the engine was broken on the way."""
+    test: Callable[[VirtualServer], Coroutine[Any, Any, None]], *, seed: int = 0, dynamic_config: dict[str, Any] | None = None,
+    **settings: Any,
+) -> None:  # fmt: skip
+    """Run a test against a new server; fails also when an invariant of the engine was broken on the way.
+
+    dynamic_config: limits by their official keys. settings: others of :class:`perdure.settings.ServerSettings`.
+    """
 
     async def main(loop: VirtualTimeLoop) -> None:
-        server = VirtualServer(loop, seed, dynamic_config or {})
+        server = VirtualServer(loop, seed, dynamic_config or {}, settings)
         await server.base.open()
         try:
             await server.start()

@@ -38,6 +38,10 @@ async def _serve(settings: ServerSettings) -> int:
             await _first_of(stop, server.fenced)
             if server.fenced.is_set():
                 raise CommandError("another server has taken over the database; this one has stopped")
+        if server.core.engine.has_given_up:
+            raise CommandError(
+                "the database did not answer in time; this server has stopped, and the last calls were told that their outcome is not known"
+            )
     except asyncio.CancelledError:
         # A second signal: whoever stops the server does not want to wait for calls in progress. Nothing acknowledged is lost.
         print("perdure: stopped without waiting for calls in progress", file=sys.stderr)

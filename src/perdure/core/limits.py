@@ -158,6 +158,10 @@ class Limits:
     nexus_endpoint_page: int = _limit(1000, "limit.endpointListMaxPageSize")
     nexus_endpoint_page_default: int = _limit(100, "limit.endpointListDefaultPageSize")
 
+    # -- the store (ours, no key) --------------------------------------------------------------------
+    # What may wait in memory to be committed, while the store is slow or away; beyond it new intents wait, and are refused in the end.
+    unwritten_bytes: int = _limit(128 * MIB)
+
     # -- transport (fixed by the official server, no key) -------------------------------------------
     grpc_message_bytes: int = _limit(4 * MIB)
     http_api_body_bytes: int = _limit(4 * MIB)

@@ -49,11 +49,16 @@ class Cache:
         self._runs[execution.uid] = execution
         self._runs.move_to_end(execution.uid)
 
-    def trim(self) -> None:
-        """Evict until the limit holds, as far as executions can be let go."""
+    @property
+    def is_over(self) -> bool:
+        """Whether more is in memory than should be."""
+        return self.size > self.limit
+
+    def trim(self, looks: int = MOST_LOOKED_AT) -> None:
+        """Evict until the limit holds, as far as executions can be let go. looks: at how many of them, at most."""
         if self.size <= self.limit:
             return
-        for _ in range(min(len(self._runs), MOST_LOOKED_AT)):
+        for _ in range(min(len(self._runs), looks)):
             if self.size <= self.limit:
                 return
             uid, execution = next(iter(self._runs.items()))

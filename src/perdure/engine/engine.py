@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
@@ -50,12 +51,12 @@ class Engine:
 
     partitions: how many; any number, it may change from one start to the next. owner: names this server in leases. standby: wait for
     another server's
-    leases instead of refusing to start. cache_bytes: for all partitions together.
+    leases instead of refusing to start. cache_bytes, unwritten_bytes: see :class:`Partition`, for all partitions together.
     """
 
     def __init__(
         self, store: Store, kinds: Mapping[str, Kind[Any, Any]], clock: Clock, ids: IdSource, *, owner: str, partitions: int = 1,
-        cache_bytes: int = 32 * 1024 * 1024, standby: bool = False, observer: CommitObserver | None = None,
+        cache_bytes: int, unwritten_bytes: int, standby: bool = False, observer: CommitObserver | None = None,
     ) -> None:  # fmt: skip
         self.store = store
         self.kinds = kinds
@@ -68,6 +69,7 @@ class Engine:
         self._owner = owner
         self._standby = standby
         self._cache_bytes = cache_bytes
+        self._unwritten_bytes = unwritten_bytes
         self._observer = observer
         self._upkeep: list[Upkeep] = []
         #: Called when a lease was lost to another server; this process can no longer serve.
@@ -84,7 +86,8 @@ class Engine:
             slots = range(-(-SLOTS * lease.partition // self._count), -(-SLOTS * (lease.partition + 1) // self._count))
             partition = Partition(
                 self.store, lease, slots, self.kinds, self.effects, self.clock, self.ids,
-                cache_bytes=self._cache_bytes // self._count, observer=self._observer, on_fenced=self._fenced,
+                cache_bytes=self._cache_bytes // self._count, unwritten_bytes=self._unwritten_bytes // self._count,
+                observer=self._observer, on_fenced=self._fenced,
             )  # fmt: skip
             partition.writer.start()
             self.partitions.append(partition)
@@ -102,12 +105,20 @@ class Engine:
         for upkeep in self._upkeep:
             upkeep.start()
 
-    async def stop(self) -> None:
-        """Make everything durable and give the leases back."""
+    @property
+    def has_given_up(self) -> bool:
+        """Whether this engine stopped before the store had answered: calls were left without a known outcome."""
+        return any(partition.writer.has_given_up for partition in self.partitions)
+
+    async def settle(self, seconds: float) -> None:
+        """The server is about to stop: answer every call that waits for the store, after so many seconds at the latest."""
+        await asyncio.gather(*(partition.settle(seconds) for partition in self.partitions))
+
+    async def stop(self, seconds: float) -> None:
+        """Make everything durable and give the leases back. seconds: so long the store may take; what it has not answered is given up."""
         for upkeep in self._upkeep:
             await upkeep.stop()
-        for partition in self.partitions:
-            await partition.stop()
+        await asyncio.gather(*(partition.stop(seconds) for partition in self.partitions))
         for upkeep in self._upkeep:
             await upkeep.release()
 

@@ -11,16 +11,16 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from perdure.core.clock import Clock
+from perdure.core.clock import SECOND, Clock
 from perdure.core.errors import ApiError
 from perdure.core.execution import ChainKey, Kind, RunKey, all_jobs
 from perdure.core.ids import IdSource
 from perdure.core.jobs import EffectJob, Job, PureJob
 from perdure.core.step import AnyStep
-from perdure.engine.cache import Cache
+from perdure.engine.cache import MOST_LOOKED_AT, Cache
 from perdure.engine.live import AnyExecution
 from perdure.engine.loader import Loader, fill_header
-from perdure.engine.timers import Entry, Timers
+from perdure.engine.timers import Timers
 from perdure.engine.transaction import Transaction
 from perdure.engine.writer import CommitObserver, Group, Writer
 from perdure.store.protocol import Header, JournalRow, Lease, SideRow, Snapshot, Store
@@ -38,6 +38,9 @@ SNAPSHOT_ROWS = 64
 """An execution that leaves memory with so many journal rows since its last snapshot gets a new one. Folding a row costs about as much as
 decoding a hundredth of a state."""
 
+
+FULL_RETRY = SECOND // 4
+"""So much later a timer that is due is tried again, while so much waits to be committed that nothing may be added."""
 
 FAILED_JOB_RETRY_SECONDS = 10.0
 """A job whose decision fails is a bug of ours; it is tried again so much later, in case the state has moved on."""
@@ -80,11 +83,12 @@ class Partition:
     """Owns every execution whose slot is in `slots`.
 
     lease: the right to write, held by the caller. effects: where effect jobs go. cache_bytes: what executions may take in memory.
+    unwritten_bytes: what may wait to be committed.
     """
 
     def __init__(
         self, store: Store, lease: Lease, slots: range, kinds: Mapping[str, Kind[Any, Any]], effects: Effects, clock: Clock, ids: IdSource,
-        *, cache_bytes: int, observer: CommitObserver | None = None, on_fenced: Callable[[], None] = lambda: None,
+        *, cache_bytes: int, unwritten_bytes: int, observer: CommitObserver | None = None, on_fenced: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self.slots = slots
         self.clock = clock
@@ -98,7 +102,14 @@ class Partition:
         self._closing = False
         self.timers = Timers(clock)
         self.writer = Writer(
-            store, lease, clock, on_durable=self._on_durable, on_failed=self._on_failed, on_fenced=on_fenced, observer=observer
+            store,
+            lease,
+            clock,
+            on_durable=self._on_durable,
+            on_failed=self._on_failed,
+            on_fenced=on_fenced,
+            observer=observer,
+            bound_bytes=unwritten_bytes,
         )
         self.cache = Cache(cache_bytes, self._evict, self.timers)
         self.loader = Loader(store, kinds, self.cache, self._schedule_all, TAIL_BYTES)
@@ -112,7 +123,8 @@ class Partition:
         """Apply an intent to a chain and wait until its outcome is durable.
 
         run_id: the run it addresses; None for the current one. decide: sync; returns the outcome, or raises ApiError to refuse; gets
-        ``run`` None when there is no such run. Raises ApiError UNAVAILABLE when the store failed; then nothing of it happened.
+        ``run`` None when there is no such run. Raises ApiError UNAVAILABLE when the store failed; then nothing of it happened; and
+        RESOURCE_EXHAUSTED when too much waits to be committed.
         """
         result, group = await self.transact_early(key, run_id, decide)
         if group is not None:
@@ -122,6 +134,9 @@ class Partition:
     async def transact_early(self, key: ChainKey, run_id: str | None, decide: Decide[R]) -> tuple[R, Group | None]:
         """Like :meth:`transact`, but returns before the outcome is durable, with the group to wait for."""
         chain = self.loader.cached(key, run_id) or await self.loader.chain(key, run_id)
+        while self.writer.is_full:
+            await self.writer.room()
+            chain = self.loader.cached(key, run_id) or await self.loader.chain(key, run_id)
         run = chain.runs.get(run_id or chain.current_run_id or "")
         transaction = Transaction(chain, run, self.clock.now(), self.ids, self._new_uid)
         depends_on = run.group if run is not None else chain.group
@@ -148,6 +163,7 @@ class Partition:
 
     async def read(self, key: ChainKey, run_id: str | None) -> AnyExecution | None:
         """The run in memory (None when there is none), after everything known about it is durable. Use it before the next await."""
+        self.cache.trim()  # whatever the calls before have brought in
         while True:
             chain = self.loader.cached(key, run_id) or await self.loader.chain(key, run_id)
             run = chain.runs.get(run_id or chain.current_run_id or "")
@@ -280,7 +296,7 @@ class Partition:
         for name, data in step.side.items():
             group.add_side(SideRow(execution.uid, name, data))
         execution.group = group
-        group.executions[execution.uid] = execution
+        group.add_execution(execution)
         group.effects.extend(step.effects)
         jobs = [job for part in step.touched.values() for job in part.jobs(execution.state)]
         self._write_header(group, execution, jobs, created=created)
@@ -322,34 +338,50 @@ class Partition:
                 continue
             execution.scheduled.add(job)
             if job.at > 0:
-                entry = self.timers.add(job.at, lambda entry, execution=execution: self._due(execution, entry), job)
-                execution.entries.append(entry)
+                self._wait(execution, job, job.at)
             elif group is not None:
                 group.effects.append(lambda execution=execution, job=job: self._perform(execution, job))
             else:
-                execution.pins += 1
-                asyncio.get_running_loop().call_soon(self._perform_loaded, execution, job)
+                self._perform_soon(execution, [job])
         if len(execution.entries) > 64 and len(execution.entries) > 2 * len(execution.scheduled):
             execution.entries = [entry for entry in execution.entries if entry.run is not None]
 
     def _schedule_all(self, execution: AnyExecution) -> None:
         jobs = all_jobs(execution.kind, execution.state)
         jobs += [job for part in execution.kind.volatile_parts(execution.volatile) for job in part.jobs(execution.state)]
+        now = self.clock.now()
+        # What is due is done before the execution can leave memory again, however little room there is.
+        due = sorted(dict.fromkeys(job for job in jobs if job.at <= now and job not in execution.scheduled), key=lambda job: job.at)
+        execution.scheduled.update(due)
+        if due:
+            self._perform_soon(execution, due)
         self._schedule(execution, jobs, None)
         if self.inspector is not None:
             self.inspector.loaded(execution)
 
-    def _due(self, execution: AnyExecution, entry: Entry) -> None:
-        if entry.job is not None:
-            if execution.group is not None and isinstance(entry.job, EffectJob):
-                job = entry.job
-                execution.group.effects.append(lambda: self._perform(execution, job))
-            else:
-                self._perform(execution, entry.job)
+    def _wait(self, execution: AnyExecution, job: Job, at: int) -> None:
+        execution.entries.append(self.timers.add(at, lambda entry: self._due(execution, entry.job), job))
 
-    def _perform_loaded(self, execution: AnyExecution, job: Job) -> None:
-        execution.pins -= 1
-        self._perform(execution, job)
+    def _due(self, execution: AnyExecution, job: Job | None) -> None:
+        if job is None:
+            return
+        if execution.group is not None and isinstance(job, EffectJob):
+            execution.group.effects.append(lambda: self._perform(execution, job))
+        elif isinstance(job, PureJob) and self.writer.is_full and not execution.dropped:
+            self._wait(execution, job, self.clock.now() + FULL_RETRY)
+        else:
+            self._perform(execution, job)
+
+    def _perform_soon(self, execution: AnyExecution, jobs: list[Job]) -> None:
+        """Perform jobs in the next turn of the event loop; the execution stays in memory until then."""
+
+        def perform() -> None:
+            execution.pins -= 1
+            for job in jobs:
+                self._due(execution, job)
+
+        execution.pins += 1
+        asyncio.get_running_loop().call_soon(perform)
 
     def _perform(self, execution: AnyExecution, job: Job) -> None:
         execution.scheduled.discard(job)
@@ -382,6 +414,8 @@ class Partition:
             if chain is not None and chain.group is group:
                 chain.group = None
             execution.announce()
+        # Only now they can be let go, and only after the effects, which want them in memory.
+        group.effects.append(lambda: self.cache.trim(max(MOST_LOOKED_AT, len(group.executions))))
 
     def _on_failed(self, groups: list[Group]) -> None:
         """Drop what was not made durable; reload it, so that its jobs are found again."""
@@ -462,7 +496,7 @@ class Partition:
     def _write_snapshot(self, execution: AnyExecution) -> None:
         """Spare the next load the reading of a long journal. Losing a snapshot costs time only."""
         rows = execution.sequence - execution.snapshot_sequence
-        if rows < SNAPSHOT_ROWS or self.writer.is_fenced:
+        if rows < SNAPSHOT_ROWS or self.writer.is_fenced or self.writer.is_full:
             return
         execution.snapshot_sequence = execution.sequence
         data = execution.kind.encode_state(execution.state)
@@ -474,13 +508,20 @@ class Partition:
         self._last_uid = max(self._last_uid + 1024, (self.clock.now() // 1000) << 10 | self.number)
         return self._last_uid
 
-    async def stop(self) -> None:
-        """Make everything durable, let go of everything."""
+    async def settle(self, seconds: float) -> None:
+        """Wait until all of now is durable. What is not after so many seconds is given up: its callers are answered, nothing can follow."""
+        if not await self.writer.drain(seconds):
+            await self.writer.stop()
+
+    async def stop(self, seconds: float) -> None:
+        """Make everything durable, let go of everything. What is not durable after so many seconds is given up."""
         self._closing = True
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        await self.writer.drain()
+        await self.settle(seconds)
         self.timers.close()
-        self.cache.flush()
+        if not self.writer.has_given_up:
+            self.cache.flush()
+            await self.settle(seconds)
         await self.writer.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
@@ -20,6 +21,13 @@ HORIZON = 60 * SECOND
 """Executions whose next wake-up is nearer than this have an entry in the timers; the others are found in the store in time."""
 
 BATCH = 1000
+
+LOADS = 100
+FULL_PAUSE = SECOND // 100
+"""Executions whose time has come are loaded so many at a time, with a pause after each time while memory is full: what came before them
+has to be committed before it can make room."""
+RELEASE_SECONDS = 1.0
+"""The lease of a store that does not answer runs out by itself."""
 EXPIRY_INTERVAL = 30 * SECOND
 EXPIRY_BATCH = 200
 
@@ -51,6 +59,8 @@ class Upkeep:
         self._tasks: list[asyncio.Task[None]] = []
         self._sleeping: dict[RunKey, Entry] = {}
         self._scanned_until = 0
+        self._woken: deque[RunKey] = deque()
+        self._has_woken = asyncio.Event()
         partition.on_evicted = self._evicted
         self._spawn(self._keep_lease(), "lease")
 
@@ -58,6 +68,7 @@ class Upkeep:
         self._scanned_until = self._clock.now() + HORIZON
         self._spawn(self._find_ready(), "ready")
         self._spawn(self._find_due(), "due")
+        self._spawn(self._load_woken(), "woken")
         self._spawn(self._remove_expired(), "expiry")
 
     async def stop(self) -> None:
@@ -69,8 +80,9 @@ class Upkeep:
         if self._partition.writer.is_fenced:
             return
         try:
-            await self._store.release_lease(self._lease)
-        except StoreError as error:
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await self._store.release_lease(self._lease)
+        except (StoreError, TimeoutError) as error:
             log.warning("cannot give back the lease of partition %d; it runs out by itself: %s", self._lease.partition, error)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
@@ -105,7 +117,23 @@ class Upkeep:
 
     def _wake(self, key: RunKey) -> None:
         self._sleeping.pop(key, None)
-        self._partition.spawn(self._load(key))
+        self._woken.append(key)
+        self._has_woken.set()
+
+    async def _load_woken(self) -> None:
+        """Bring in the executions whose time has come, no more at a time than there is room for."""
+        cache, writer = self._partition.cache, self._partition.writer
+        while True:
+            await self._has_woken.wait()
+            self._has_woken.clear()
+            while self._woken:
+                keys = [self._woken.popleft() for _ in range(min(LOADS, len(self._woken)))]
+                await asyncio.gather(*(self._load(key) for key in keys))
+                cache.trim()
+                if cache.is_over:
+                    await until(self._clock, self._clock.now() + FULL_PAUSE)
+                while writer.is_full:
+                    await until(self._clock, self._clock.now() + FULL_PAUSE)
 
     async def _load(self, key: RunKey) -> None:
         """Loading derives the jobs, and those that are due run."""

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from perdure.core.clock import Clock
-from perdure.core.errors import unavailable
+from temporalio.api.enums.v1 import ResourceExhaustedCause, ResourceExhaustedScope
+
+from perdure.core.clock import SECOND, Alarm, Clock
+from perdure.core.errors import ApiError, resource_exhausted, unavailable
 from perdure.store.protocol import Commit, CommitUnknown, Header, JournalRow, Lease, LeaseLost, SideRow, Store, StoreError
 
 if TYPE_CHECKING:
@@ -35,6 +38,32 @@ LONGEST_FAILURE_PAUSE_SECONDS = 2.0
 
 RESOLVE_RETRY_SECONDS = 0.2
 
+ROW_BYTES = 1_000
+"""What a journal row that waits to be committed takes in memory beside its data: the row, a header, whoever waits for it."""
+
+EXECUTION_BYTES = 16_000
+"""What an execution takes that has to stay in memory because its latest change is not durable."""
+
+WAIT_FOR_ROOM = 1 * SECOND
+"""So long an intent waits for what was before it to be committed, before it is refused: short bursts pass."""
+
+END_SECONDS = 1.0
+"""A commit that was given up ends within so long, or is left to itself."""
+
+
+TAKEN_OVER = "This server no longer owns that execution; connect to the server that took over and try again."
+STOPPED = "The server has stopped. Try again."
+OUTCOME_UNKNOWN = "The server has stopped; whether this happened is not known. Try again with the same request id."
+
+
+def overloaded() -> ApiError:
+    """What the official server says when its database cannot keep up."""
+    return resource_exhausted(
+        "System Persistence Max QPS Reached.",
+        ResourceExhaustedCause.RESOURCE_EXHAUSTED_CAUSE_PERSISTENCE_LIMIT,
+        ResourceExhaustedScope.RESOURCE_EXHAUSTED_SCOPE_SYSTEM,
+    )
+
 
 class CommitObserver(Protocol):
     """Told of every commit, for metrics. seconds: from hand-over to the answer."""
@@ -47,7 +76,7 @@ class CommitObserver(Protocol):
 class Group:
     """What becomes durable together."""
 
-    __slots__ = ("_waiting", "commit", "effects", "executions", "finished", "headers", "number")
+    __slots__ = ("_waiting", "commit", "effects", "executions", "finished", "headers", "number", "size")
 
     def __init__(self, number: int, partition: int, epoch: int) -> None:
         self.number = number
@@ -55,6 +84,8 @@ class Group:
         self.headers: dict[int, Header] = {}
         self.executions: dict[int, AnyExecution] = {}
         self.effects: list[Callable[[], None]] = []
+        #: About how many bytes of memory wait here to be committed.
+        self.size = 0
         #: Ends when the group is durable; raises an ApiError (UNAVAILABLE) when it did not become so.
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting: list[asyncio.Future[None]] = []
@@ -79,14 +110,21 @@ class Group:
         if error is not None:
             self.finished.exception()  # nobody may be waiting; that is fine
 
+    def add_execution(self, execution: AnyExecution) -> None:
+        if execution.uid not in self.executions:
+            self.executions[execution.uid] = execution
+            self.size += EXECUTION_BYTES
+
     def add_row(self, row: JournalRow) -> None:
         self.commit.journal.append(row)
+        self.size += ROW_BYTES + len(row.events) + len(row.notes)
 
     def add_header(self, header: Header) -> None:
         self.headers[header.uid] = header
 
     def add_side(self, row: SideRow) -> None:
         self.commit.side.append(row)
+        self.size += ROW_BYTES + len(row.data or b"")
 
 
 class Writer:
@@ -94,7 +132,7 @@ class Writer:
 
     on_durable(group): called after each commit, before the group's effects. on_failed(groups): called when a commit did not happen; the
     groups (the failed one and the one that filled up meanwhile) are lost, and their executions must be dropped. on_fenced(): the lease is
-    gone for good.
+    gone for good. bound_bytes: what may wait to be committed; beyond it new intents have to wait.
     """
 
     def __init__(
@@ -103,12 +141,15 @@ class Writer:
         lease: Lease,
         clock: Clock,
         *,
+        bound_bytes: int,
         on_durable: Callable[[Group], None],
         on_failed: Callable[[list[Group]], None],
         on_fenced: Callable[[], None],
         observer: CommitObserver | None = None,
     ) -> None:
         self._store = store
+        self._bound_bytes = bound_bytes
+        self._for_room: deque[asyncio.Future[None]] = deque()
         self._lease = lease
         self._clock = clock
         self._on_durable = on_durable
@@ -123,6 +164,8 @@ class Writer:
         self._idle = asyncio.Event()
         self._idle.set()
         self._fenced = False
+        #: Whether something was not durable when the writer was stopped.
+        self.has_given_up = False
         #: Commits that failed in a row.
         self._failures = 0
         self._task: asyncio.Task[None] | None = None
@@ -134,10 +177,43 @@ class Writer:
     def is_fenced(self) -> bool:
         return self._fenced
 
+    @property
+    def unwritten(self) -> int:
+        """About how many bytes of memory wait to be committed."""
+        size = 0 if self._open is None else self._open.size
+        return size if self._in_flight is None else size + self._in_flight.size
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits to be committed that nothing should be added for now."""
+        return self._open is not None and self.unwritten >= self._bound_bytes
+
+    async def room(self) -> None:
+        """Wait until there is (perhaps) room for more. Raises ApiError RESOURCE_EXHAUSTED when there is none in time."""
+        room: asyncio.Future[None] = self._loop.create_future()
+
+        def give_up() -> None:
+            if not room.done():
+                room.set_exception(overloaded())
+
+        alarm: Alarm = self._clock.call_at(self._clock.now() + WAIT_FOR_ROOM, give_up)
+        self._for_room.append(room)
+        try:
+            await room
+        finally:
+            alarm.cancel()
+
+    def _make_room(self) -> None:
+        """Those who came first go first: what each of them adds decides whether there is room for the next."""
+        waiting, self._for_room = self._for_room, deque()
+        for room in waiting:
+            if not room.done():
+                room.set_result(None)
+
     def open_group(self) -> Group:
         """The group that the present step goes into. Raises ApiError when this partition has been taken over."""
         if self._fenced:
-            raise unavailable("This server no longer owns that execution; connect to the server that took over and try again.")
+            raise unavailable(STOPPED if self._task is None else TAKEN_OVER)
         if self._open is None:
             self._number += 1
             self._open = Group(self._number, self._lease.partition, self._lease.epoch)
@@ -152,21 +228,34 @@ class Writer:
             if self._open is not None:
                 self._fail(self._open)
             self._idle.set()
+            self._make_room()
             self._on_fenced()
 
-    async def drain(self) -> None:
-        """Wait until everything handed over so far is durable or has failed."""
-        await self._idle.wait()
+    async def drain(self, seconds: float) -> bool:
+        """Wait until everything handed over so far is durable or has failed. False: it took longer than that."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def stop(self) -> None:
-        """Commit what is open and end."""
-        if self._task is None:
-            return
-        if not self._fenced:
-            await self.drain()
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        self._task = None
+        """End. What is not durable by now is given up, and whoever waits for it is told so."""
+        self._fenced = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=END_SECONDS)
+            self._task = None
+        lost = [group for group in (self._in_flight, self._open) if group is not None]
+        self._in_flight = self._open = None
+        if lost:
+            self.has_given_up = True
+            log.error("commit %d was given up: the store has not answered", lost[0].number)
+        for group in lost:
+            group.finish(unavailable(OUTCOME_UNKNOWN))
+        self._idle.set()
+        self._make_room()
 
     async def _run(self) -> None:
         while True:
@@ -176,6 +265,7 @@ class Writer:
                 self._in_flight = group
                 await self._commit(group)
                 self._in_flight = None
+                self._make_room()
                 if self._failures and not self._fenced:
                     # Executions whose time has come try again at once: a store that is full or away must not be asked without a pause.
                     await asyncio.sleep(min(FAILURE_PAUSE_SECONDS * 2 ** min(self._failures - 1, 10), LONGEST_FAILURE_PAUSE_SECONDS))

@@ -73,6 +73,7 @@ class FaultyStore:
     counts: StoreCounts = field(default_factory=StoreCounts)
     in_doubt: CommitsInDoubt = field(default_factory=CommitsInDoubt)
     _is_cut: bool = False
+    _stalled: asyncio.Future[None] | None = None
     _has_commits: bool = False
     _lost_until: float = 0.0
     description: str = ""
@@ -83,6 +84,16 @@ class FaultyStore:
     def cut(self) -> None:
         """The server is dead: whatever is left of it reaches the store no more."""
         self._is_cut = True
+
+    def stall(self) -> None:
+        """From now on no commit is answered, nor does it happen; reads are."""
+        self._stalled = asyncio.get_running_loop().create_future()
+
+    def resume(self) -> None:
+        """Go on with the commits that wait, and all others."""
+        stalled, self._stalled = self._stalled, None
+        if stalled is not None and not stalled.done():
+            stalled.set_result(None)
 
     async def open(self) -> None:
         """The base is open already."""
@@ -95,6 +106,8 @@ class FaultyStore:
         faults = self.faults
         self._has_commits = True
         await self._reach()
+        while self._stalled is not None:
+            await asyncio.wait([self._stalled])
         if faults.slow and self.rng.random() < faults.slow:
             await asyncio.sleep(self.rng.uniform(0, faults.slow_delay))
         await self._pause()

@@ -18,6 +18,7 @@ from perdure.app import Core
 from perdure.core.clock import SECOND
 from perdure.core.errors import ApiError
 from perdure.core.ids import IdSource
+from perdure.core.limits import Limits
 from perdure.features.workflow.kind import WORKFLOW
 from perdure.observability.metrics import Registry
 from perdure.settings import ServerSettings
@@ -159,7 +160,10 @@ class Simulation:
         process = Process(self.clock)
         store = FaultyStore(self.base, self._sub_rng(), self._store_faults, self.counts, self._in_doubt)
         partitions = self.rng.choice((1, 1, 3, 4))  # another number after each restart
-        settings = ServerSettings(database="", cache_size_bytes=CACHE_BYTES, metrics_port=None, partitions=partitions)
+        settings = ServerSettings(
+            database="", cache_size_bytes=CACHE_BYTES, metrics_port=None, partitions=partitions,
+            limits=Limits(unwritten_bytes=self._unwritten_bytes * partitions),
+        )  # fmt: skip
         core = Core(settings, store, process.clock, IdSource(self.rng.getrandbits(64)), Registry(), owner="simulated")
         stack = AsyncExitStack()
         await process.spawn(core.start(stack), "start")
@@ -192,6 +196,7 @@ class Simulation:
     async def _live(self) -> None:
         rng = self.rng
         self._cache_limit = rng.choice((1, 20_000, 60_000, 1 << 24))
+        self._unwritten_bytes = rng.choice((1, 50_000, 1 << 27, 1 << 27))
         self._store_faults = self._random_store_faults()
         if rng.random() < 0.7:
             lost = rng.choice((0.0, 0.02, 0.1, 0.2))
