@@ -20,6 +20,7 @@ from temporalio.api.enums.v1 import EventType
 
 from perdure.core.jobs import EffectJob
 from perdure.engine import partition
+from perdure.engine.agenda import Agenda
 from perdure.engine.partition import Partition
 from perdure.engine.upkeep import Upkeep
 from perdure.engine.writer import Writer
@@ -112,14 +113,14 @@ def buffered_event_lost(patch: pytest.MonkeyPatch) -> None:
 
 
 def effect_that_raises(patch: pytest.MonkeyPatch) -> None:
-    perform = Partition._perform  # pyright: ignore[reportPrivateUsage]
+    perform = Agenda._perform  # pyright: ignore[reportPrivateUsage]
 
-    def perform_or_raise(self: Partition, execution: Any, job: Any) -> None:
+    def perform_or_raise(self: Agenda, execution: Any, job: Any) -> None:
         if isinstance(job, EffectJob) and execution.sequence % 7 == 0:
             raise RuntimeError("planted")
         perform(self, execution, job)
 
-    patch.setattr(Partition, "_perform", perform_or_raise)
+    patch.setattr(Agenda, "_perform", perform_or_raise)
 
 
 PLANTS: tuple[Plant, ...] = (

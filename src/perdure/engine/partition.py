@@ -11,12 +11,13 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from perdure.core.clock import SECOND, Clock
+from perdure.core.clock import Clock
 from perdure.core.errors import ApiError
 from perdure.core.execution import ChainKey, Kind, RunKey, all_jobs
 from perdure.core.ids import IdSource
 from perdure.core.jobs import EffectJob, Job, PureJob
 from perdure.core.step import AnyStep
+from perdure.engine.agenda import Agenda, Effects
 from perdure.engine.cache import MOST_LOOKED_AT, Cache
 from perdure.engine.live import AnyExecution
 from perdure.engine.loader import Loader, fill_header
@@ -39,17 +40,8 @@ SNAPSHOT_ROWS = 64
 decoding a hundredth of a state."""
 
 
-FULL_RETRY = SECOND // 4
-"""So much later a timer that is due is tried again, while so much waits to be committed that nothing may be added."""
-
 FAILED_JOB_RETRY_SECONDS = 10.0
 """A job whose decision fails is a bug of ours; it is tried again so much later, in case the state has moved on."""
-
-
-class Effects(Protocol):
-    """Carries out effect jobs. Must not raise and must not block; what it has to wait for runs in a task of its own."""
-
-    def run(self, key: RunKey, job: EffectJob) -> None: ...
 
 
 class Inspector(Protocol):
@@ -95,7 +87,6 @@ class Partition:
         self.ids = ids
         self.number = lease.partition
         self._store = store
-        self._effects = effects
         self._kinds = kinds
         self._last_uid = 0
         self._background: set[asyncio.Task[Any]] = set()
@@ -112,7 +103,8 @@ class Partition:
             bound_bytes=unwritten_bytes,
         )
         self.cache = Cache(cache_bytes, self._evict, self.timers)
-        self.loader = Loader(store, kinds, self.cache, self._schedule_all, TAIL_BYTES)
+        self._agenda = Agenda(clock, self.timers, effects, self.run_pure, self.writer)
+        self.loader = Loader(store, kinds, self.cache, self._loaded, TAIL_BYTES)
         #: Told when an execution leaves memory: its key and its next wake-up.
         self.on_evicted: Callable[[RunKey, int | None], None] = lambda key, wake_at: None
         #: Set in tests and in the simulator.
@@ -270,7 +262,7 @@ class Partition:
         group: what has to become durable first, None when everything is.
         """
         jobs = [job for part in step.touched_volatile.values() for job in part.jobs(execution.state)]
-        self._schedule(execution, jobs, group)
+        self._agenda.schedule(execution, jobs, group)
         if group is None:
             execution.announce()
         else:
@@ -300,7 +292,7 @@ class Partition:
         group.effects.extend(step.effects)
         jobs = [job for part in step.touched.values() for job in part.jobs(execution.state)]
         self._write_header(group, execution, jobs, created=created)
-        self._schedule(execution, jobs, group)
+        self._agenda.schedule(execution, jobs, group)
         self.cache.touch(execution)
         if self.inspector is not None:
             self.inspector.stepped(execution, row, step.side)
@@ -331,75 +323,10 @@ class Partition:
             header.state_transitions = execution.sequence
             group.add_header(header.copy())
 
-    def _schedule(self, execution: AnyExecution, jobs: list[Job], group: Group | None) -> None:
-        """Arrange for jobs to run at their time; those due at once run when their group is durable."""
-        for job in jobs:
-            if job in execution.scheduled:
-                continue
-            execution.scheduled.add(job)
-            if job.at > 0:
-                self._wait(execution, job, job.at)
-            elif group is not None:
-                group.effects.append(lambda execution=execution, job=job: self._perform(execution, job))
-            else:
-                self._perform_soon(execution, [job])
-        if len(execution.entries) > 64 and len(execution.entries) > 2 * len(execution.scheduled):
-            execution.entries = [entry for entry in execution.entries if entry.run is not None]
-
-    def _schedule_all(self, execution: AnyExecution) -> None:
-        jobs = all_jobs(execution.kind, execution.state)
-        jobs += [job for part in execution.kind.volatile_parts(execution.volatile) for job in part.jobs(execution.state)]
-        now = self.clock.now()
-        # What is due is done before the execution can leave memory again, however little room there is.
-        due = sorted(dict.fromkeys(job for job in jobs if job.at <= now and job not in execution.scheduled), key=lambda job: job.at)
-        execution.scheduled.update(due)
-        if due:
-            self._perform_soon(execution, due)
-        self._schedule(execution, jobs, None)
+    def _loaded(self, execution: AnyExecution) -> None:
+        self._agenda.schedule_loaded(execution)
         if self.inspector is not None:
             self.inspector.loaded(execution)
-
-    def _wait(self, execution: AnyExecution, job: Job, at: int) -> None:
-        execution.entries.append(self.timers.add(at, lambda entry: self._due(execution, entry.job), job))
-
-    def _due(self, execution: AnyExecution, job: Job | None) -> None:
-        if job is None:
-            return
-        if execution.group is not None and isinstance(job, EffectJob):
-            execution.group.effects.append(lambda: self._perform(execution, job))
-        elif isinstance(job, PureJob) and self.writer.is_full and not execution.dropped:
-            self._wait(execution, job, self.clock.now() + FULL_RETRY)
-        else:
-            self._perform(execution, job)
-
-    def _perform_soon(self, execution: AnyExecution, jobs: list[Job]) -> None:
-        """Perform jobs in the next turn of the event loop; the execution stays in memory until then."""
-
-        def perform() -> None:
-            execution.pins -= 1
-            for job in jobs:
-                self._due(execution, job)
-
-        execution.pins += 1
-        asyncio.get_running_loop().call_soon(perform)
-
-    def _perform(self, execution: AnyExecution, job: Job) -> None:
-        execution.scheduled.discard(job)
-        if execution.dropped or self._closing:
-            return
-        if isinstance(job, PureJob):
-            if job.is_current(execution.state, execution.volatile):
-                self.run_pure(execution, job)
-            else:
-                self._ask_again(execution, job)
-        elif isinstance(job, EffectJob) and job.is_current(execution.state, execution.volatile):
-            self._effects.run(execution.key, job)
-
-    def _ask_again(self, execution: AnyExecution, job: PureJob) -> None:
-        """A part whose times only move away (heartbeats) is not touched each time they do: it is asked again when its old job comes up."""
-        part = job.part_in(execution.state, execution.volatile)
-        if part is not None:
-            self._schedule(execution, [later for later in part.jobs(execution.state) if isinstance(later, PureJob)], None)
 
     # -- the writer's answers ---------------------------------------------------------------------------
     def _on_durable(self, group: Group) -> None:
@@ -516,6 +443,7 @@ class Partition:
     async def stop(self, seconds: float) -> None:
         """Make everything durable, let go of everything. What is not durable after so many seconds is given up."""
         self._closing = True
+        self._agenda.close()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
