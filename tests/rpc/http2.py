@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -22,11 +24,15 @@ class Frame:
 class RawHttp2:
     """One connection, frame by frame."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, receive_buffer: int | None = None) -> None:
         self._port = port
+        self._receive_buffer = receive_buffer
 
     async def __aenter__(self) -> RawHttp2:
-        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        connected = socket.create_connection(("127.0.0.1", self._port))
+        if self._receive_buffer is not None:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
+        self._reader, self._writer = await asyncio.open_connection(sock=connected, limit=self._receive_buffer or 2**16)
         self._writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         self.send(SETTINGS, 0, 0, b"")
         return self
@@ -38,6 +44,10 @@ class RawHttp2:
         """Cut the connection without a word (a TCP reset)."""
         self._writer.transport.abort()
 
+    def write_without_waiting(self, data: bytes) -> None:
+        """Send any bytes; what the server does not take yet waits here."""
+        self._writer.write(data)
+
     def send(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         self._writer.write(len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload)
 
@@ -45,6 +55,16 @@ class RawHttp2:
         head = await self._reader.readexactly(9)
         size = int.from_bytes(head[:3], "big")
         return Frame(head[3], head[4], int.from_bytes(head[5:], "big"), await self._reader.readexactly(size))
+
+    async def receive_bytes(self, count: int) -> bytes:
+        """So many bytes, of whatever frames."""
+        return await self._reader.readexactly(count)
+
+    async def until_closed(self) -> None:
+        """Read whatever comes until the server hangs up."""
+        with contextlib.suppress(ConnectionResetError):
+            while await self._reader.read(65_536):
+                pass
 
     async def receive_kind(self, *kinds: int) -> Frame:
         """The next frame of one of these kinds."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-import ssl
 from collections.abc import Awaitable, Callable
 
 from perdure.core.clock import Clock
@@ -32,19 +31,15 @@ class GrpcServer:
     """Serves the methods of a dispatcher, health and reflection, on one address.
 
     on_drain: awaited when the server stops, to end long polls with empty answers so that nobody has to wait for them.
-    tls: with which certificate, and whose it accepts; None serves plain text.
     """
 
-    def __init__(
-        self, dispatcher: Dispatcher, clock: Clock, limits: Limits, *, on_drain: Drain | None = None, tls: ssl.SSLContext | None = None
-    ) -> None:
+    def __init__(self, dispatcher: Dispatcher, clock: Clock, limits: Limits, *, on_drain: Drain | None = None) -> None:
         services = sorted({method.service for method in dispatcher.methods})
         self.health = HealthService(services)
         self._routes = Routes(dispatcher, {**self.health.routes(), **ReflectionService(services).routes()})
         self._clock = clock
         self._limits = limits
         self._on_drain = on_drain
-        self._tls = tls
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -56,9 +51,7 @@ class GrpcServer:
         """
         loop = asyncio.get_running_loop()
         listener = _listen(host, port)
-        if self._tls is not None:
-            self._tls.set_alpn_protocols(["h2"])
-        self._server = await loop.create_server(self._connect, sock=listener, backlog=BACKLOG, ssl=self._tls)
+        self._server = await loop.create_server(self._connect, sock=listener, backlog=BACKLOG)
         self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep)
         self.health.set_serving(True)
         return listener.getsockname()[1]

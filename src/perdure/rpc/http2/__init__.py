@@ -5,5 +5,6 @@ headers      header blocks: decoded by ``hpack``, with a memory for the blocks t
 messages     gRPC's messages inside the data: length prefix, compression, timeouts, status
 connection   one client: its frames, streams and windows
 stream       one call
+patience     how often a client may do what only attackers do often
 server       listening, draining, watching deadlines and silent clients
 """

@@ -2,55 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
 
 from hpack import Decoder
 from hpack.exceptions import HPACKError
 
 from perdure.rpc.http2.frames import ConnectionFault, ErrorCode
 
-HEADER_LIST_BYTES = 1024 * 1024
+HEADER_LIST_BYTES = 256 * 1024
 """Of all headers of one request. The usual 16 KiB would refuse the longer tokens of some identity providers."""
 
 REMEMBERED_BLOCKS = 256
-REMEMBERED_BYTES = 1_024
-"""Of a block; a longer one does not come from the table, and so is not worth the memory."""
+REMEMBERED_BYTES = 8_192
+"""Of the headers that a block stands for. Longer ones are not worth the memory; a short block may stand for very long ones."""
 
 RequestHeaders = dict[str, str]
+Meaning = TypeVar("Meaning")
 
 
-class HeaderReader:
+class HeaderReader(Generic[Meaning]):
     """Reads the header blocks of one connection.
 
     A client sends the same few blocks again and again, in a byte or two for each header that both sides know. What such a block means is
-    remembered for as long as the table that it refers to stays as it is.
+    remembered for as long as the table that it refers to stays as it is. interpret: what is made of the headers, and remembered.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, interpret: Callable[[RequestHeaders], Meaning]) -> None:
         self._decoder = Decoder(max_header_list_size=HEADER_LIST_BYTES)
-        self._remembered: dict[bytes, RequestHeaders] = {}
+        self._interpret = interpret
+        self._remembered: dict[bytes, Meaning] = {}
 
-    def read(self, block: bytes) -> RequestHeaders:
-        """Header names (lower case) and values; several values of one name are joined by commas. Raises ConnectionFault."""
-        headers = self._remembered.get(block)
-        if headers is not None:
-            return headers
+    def read(self, block: bytes) -> Meaning:
+        """What the headers of a block mean. Raises ConnectionFault.
+
+        Names are in lower case; several values of one name are joined by commas.
+        """
+        remembered = self._remembered.get(block)
+        if remembered is not None:
+            return remembered
         table = self._decoder.header_table
         before = (table.maxsize, len(table.dynamic_entries), table.dynamic_entries[0] if table.dynamic_entries else None)
         try:
             pairs = self._decoder.decode(block)
         except HPACKError as error:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, f"unreadable headers: {error}") from error
-        headers = RequestHeaders()
+        values: dict[str, list[str]] = {}
+        size = 0
         for pair in pairs:
             name, value = _text(pair[0]), _text(pair[1])
-            headers[name] = f"{headers[name]},{value}" if name in headers else value
+            values.setdefault(name, []).append(value)
+            size += len(name) + len(value)
+        meaning = self._interpret({name: ",".join(several) for name, several in values.items()})
         after = (table.maxsize, len(table.dynamic_entries), table.dynamic_entries[0] if table.dynamic_entries else None)
         if after[:2] != before[:2] or after[2] is not before[2]:
             self._remembered.clear()
-        elif len(block) <= REMEMBERED_BYTES and len(self._remembered) < REMEMBERED_BLOCKS:
-            self._remembered[block] = headers
-        return headers
+        elif size + len(block) <= REMEMBERED_BYTES and len(self._remembered) < REMEMBERED_BLOCKS:
+            self._remembered[block] = meaning
+        return meaning
 
 
 def _text(value: str | bytes) -> str:

@@ -43,14 +43,25 @@ class MessageReader:
     def __init__(self, encoding: str, limit: int) -> None:
         self._encoding = encoding
         self._limit = limit
-        self._data = b""
+        # Grows in place: a large message in small frames costs no more than in large ones.
+        self._data = bytearray()
 
     def feed(self, data: bytes) -> None:
-        self._data = self._data + data if self._data else data
+        self._data += data
 
-    @property
-    def is_empty(self) -> bool:
-        return not self._data
+    def __len__(self) -> int:
+        """Bytes that wait for the rest of their message, or to be taken."""
+        return len(self._data)
+
+    def has_more_than_one(self) -> bool:
+        """Whether there is something behind the first message. Raises ApiError for a first one that is too large."""
+        data = self._data
+        if len(data) < PREFIX_BYTES:
+            return False
+        size = int.from_bytes(data[1:PREFIX_BYTES], "big")
+        if size > self._limit:
+            raise too_large(size, self._limit)
+        return len(data) > PREFIX_BYTES + size
 
     def next(self) -> bytes | None:
         """The next whole message; None when more data is needed. Raises ApiError for what is too large or cannot be unpacked."""
@@ -63,9 +74,10 @@ class MessageReader:
         end = PREFIX_BYTES + size
         if len(data) < end:
             return None
-        message = data[PREFIX_BYTES:end]
-        self._data = data[end:]
-        return self._unpack(message) if data[0] else message
+        is_packed = data[0]
+        message = bytes(memoryview(data)[PREFIX_BYTES:end])
+        del data[:end]
+        return self._unpack(message) if is_packed else message
 
     def _unpack(self, message: bytes) -> bytes:
         bits = _WINDOW_BITS.get(self._encoding)
@@ -75,10 +87,18 @@ class MessageReader:
         try:
             unpacked = unpacker.decompress(message, self._limit + 1)
         except zlib.error as error:
-            raise ApiError(Code.INTERNAL, f"grpc: failed to decompress the received message: {error}") from error
+            raise _broken(str(error)) from error
         if len(unpacked) > self._limit:
             raise too_large(len(unpacked), self._limit)
+        if not unpacker.eof:
+            raise _broken("unexpected EOF")
+        if unpacker.unused_data:
+            raise _broken("data behind its end")
         return unpacked
+
+
+def _broken(reason: str) -> ApiError:
+    return ApiError(Code.INTERNAL, f"grpc: failed to decompress the received message: {reason}")
 
 
 def status_fields(error: ApiError) -> list[tuple[str, str]]:

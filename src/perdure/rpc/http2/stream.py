@@ -3,156 +3,87 @@
 from __future__ import annotations
 
 import asyncio
+import struct
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from perdure.core.call import Call
 from perdure.core.errors import ApiError, Code
-from perdure.rpc.http2.frames import DATA, END_HEADERS, END_STREAM, HEADERS, ErrorCode, frame, frame_head, reset
+from perdure.rpc.http2.frames import DATA, END_HEADERS, END_STREAM, HEADERS, ErrorCode, frame, frame_head, reset, window_update
 from perdure.rpc.http2.headers import RESPONSE, TRAILERS_OK, header_block
 from perdure.rpc.http2.messages import PREFIX_BYTES, MessageReader, message_prefix, status_fields
-from perdure.rpc.routes import Route, Unary
+from perdure.rpc.routes import Streaming, Unary
 
 if TYPE_CHECKING:
-    from perdure.rpc.http2.connection import Connection
+    from perdure.rpc.http2.connection import CallHead, Connection
 
 END = END_HEADERS | END_STREAM
 
-NO_MESSAGE = ApiError(Code.INTERNAL, "grpc: the call ended before its request was complete")
+# Everything of a whole answer but the message itself: the frames of the headers and before the data, then the frame of the trailers.
+_BEFORE = struct.Struct(f">BHBBI{len(RESPONSE)}sBHBBIBI").pack
+_BEHIND = struct.Struct(f">BHBBI{len(TRAILERS_OK)}s").pack
+
+INCOMPLETE = ApiError(Code.INTERNAL, "grpc: the call ended before its request was complete")
+# gRPC's own list of status codes names this one for a wrong number of messages; see docs/decisions.
+NO_MESSAGE = ApiError(Code.UNIMPLEMENTED, "grpc: a call of this method has one request message, and this one had none")
+TOO_MANY_MESSAGES = ApiError(Code.UNIMPLEMENTED, "grpc: a call of this method has one request message, and this one had more")
+UNHEARD_MESSAGES = 16
+UNHEARD = ApiError(Code.RESOURCE_EXHAUSTED, "grpc: more messages than the server listens to")
 DEADLINE_EXCEEDED = ApiError(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
 
 
-class Stream:
+class Stream(ABC):
     """A call of one connection.
 
-    window: bytes that the client still takes on this stream. remote_ended: the client has said all there is to say. is_open: False once the
-    answer is complete or nobody waits for it any more.
+    window: bytes that the client still takes on this stream. credit: bytes that it may still send. opened_at: the loop's time.
+    deadline: nanoseconds since the epoch, or None. remote_ended: the client has said all there is to say. is_open: False once the answer
+    is complete or nobody waits for it any more.
     """
 
     __slots__ = (
-        "_connection", "_messages", "_outgoing", "_reader", "_route", "_started", "_task", "_trailers", "call", "id", "is_open", "received",
-        "remote_ended", "window",
+        "_call", "_connection", "_outgoing", "_started", "_task", "_trailers", "credit", "deadline", "empty_frames", "id", "is_open",
+        "opened_at", "remote_ended", "window",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection, stream_id: int, route: Route, call: Call, reader: MessageReader, window: int) -> None:
+    def __init__(self, connection: Connection, stream_id: int, head: CallHead, deadline: int | None) -> None:
         self.id = stream_id
-        self.call = call
-        self.window = window
-        self.received = 0
+        self.window = connection.stream_window
+        self.credit = connection.credit
+        self.opened_at = connection.heard_at
+        self.deadline = deadline
+        self.empty_frames = 0
         self.remote_ended = False
         self.is_open = True
+        # Given to the handler and then forgotten: call and stream would keep each other alive.
+        self._call: Call | None = Call(head.method, head.headers, deadline, self._is_connected)
         self._connection = connection
-        self._route = route
-        self._reader = reader
         self._task: asyncio.Task[None] | None = None
-        self._messages: asyncio.Queue[bytes | ApiError | None] | None = None
         self._started = False
-        self._outgoing: deque[memoryview] = deque()
+        self._outgoing: deque[memoryview] | None = None
         self._trailers: bytes | None = None
-        call.is_connected = lambda: self.is_open
-        if not isinstance(route, Unary):
-            self._messages = asyncio.Queue()
-            self._task = connection.loop.create_task(self._converse())
 
-    # -- the request ------------------------------------------------------------------------------
+    def _is_connected(self) -> bool:
+        return self.is_open
+
+    def _take_call(self) -> Call:
+        call, self._call = self._call, None
+        assert call is not None
+        return call
+
+    @abstractmethod
     def feed(self, data: bytes, *, is_last: bool) -> None:
         """Data of the request has arrived."""
-        if is_last:
-            self.remote_ended = True
-        self._reader.feed(data)
-        try:
-            if self._messages is not None:
-                while (message := self._reader.next()) is not None:
-                    self._messages.put_nowait(message)
-                if is_last:
-                    self._messages.put_nowait(None)
-            elif self._task is None:
-                message = self._reader.next()
-                if message is not None:
-                    self._task = self._connection.loop.create_task(self._answer(message))
-                elif is_last:
-                    self.refuse(NO_MESSAGE)
-        except ApiError as error:
-            if self._messages is not None:
-                self._messages.put_nowait(error)
-            else:
-                self.refuse(error)
-
-    async def _requests(self) -> AsyncIterator[bytes]:
-        assert self._messages is not None
-        while (message := await self._messages.get()) is not None:
-            if isinstance(message, ApiError):
-                raise message
-            yield message
-
-    # -- the handler ------------------------------------------------------------------------------
-    async def _answer(self, message: bytes) -> None:
-        route = self._route
-        assert isinstance(route, Unary)
-        try:
-            response = await route.answer(message, self.call)
-        except ApiError as error:
-            self.refuse(error)
-        except asyncio.CancelledError:
-            self.abandon()
-            raise
-        except Exception as error:
-            self.refuse(self._connection.routes.bug(route.name, error))
-        else:
-            self.reply(response)
-
-    async def _converse(self) -> None:
-        route = self._route
-        assert not isinstance(route, Unary)
-        try:
-            async for response in route.converse(self._requests(), self.call):
-                self._send(response)
-        except ApiError as error:
-            self.refuse(error)
-        except asyncio.CancelledError:
-            self.abandon()
-            raise
-        except Exception as error:
-            self.refuse(self._connection.routes.bug(route.name, error))
-        else:
-            if self.is_open:
-                self._trailers = TRAILERS_OK
-                self.pump()
 
     # -- the answer -------------------------------------------------------------------------------
-    def reply(self, response: bytes) -> None:
-        """The one response of a unary call, and success."""
-        if not self.is_open:
-            return
-        connection = self._connection
-        size = PREFIX_BYTES + len(response)
-        if size <= connection.frame_size and size <= self.window and size <= connection.window and not connection.is_paused:
-            self.window -= size
-            connection.window -= size
-            headers = connection.header_prefix() + RESPONSE
-            connection.write(
-                b"".join(
-                    (
-                        frame_head(len(headers), HEADERS, END_HEADERS, self.id), headers,
-                        frame_head(size, DATA, 0, self.id), message_prefix(response), response,
-                        frame_head(len(TRAILERS_OK), HEADERS, END, self.id), TRAILERS_OK,
-                    )
-                )
-            )  # fmt: skip
-            self._end()
-        else:
-            self._send(response)
-            self._trailers = TRAILERS_OK
-            self.pump()
-
     def refuse(self, error: ApiError) -> None:
         """End the call with an error; what was not sent yet is not sent any more."""
         if not self.is_open:
             return
         fields = header_block(status_fields(error))
         block = fields if self._started else RESPONSE + fields
-        self._outgoing.clear()
+        self._drop_outgoing()
         self._connection.write(frame(HEADERS, END, self.id, self._connection.header_prefix() + block))
         self._end()
 
@@ -162,7 +93,11 @@ class Stream:
         if not self._started:
             self._started = True
             self._connection.write(frame(HEADERS, END_HEADERS, self.id, self._connection.header_prefix() + RESPONSE))
-        self._outgoing.append(memoryview(message_prefix(response) + response))
+        if self._outgoing is None:
+            self._outgoing = deque()
+        data = message_prefix(response) + response
+        self._outgoing.append(memoryview(data))
+        self._connection.unsent += len(data)
         self.pump()
 
     def pump(self) -> None:
@@ -176,6 +111,7 @@ class Stream:
                 return
             self.window -= size
             connection.window -= size
+            connection.unsent -= size
             connection.write(frame_head(size, DATA, 0, self.id) + data[:size])
             if size == len(data):
                 self._outgoing.popleft()
@@ -184,6 +120,11 @@ class Stream:
         if self._trailers is not None and self.is_open:
             connection.write(frame(HEADERS, END, self.id, self._trailers))
             self._end()
+
+    def _drop_outgoing(self) -> None:
+        if self._outgoing:
+            self._connection.unsent -= sum(map(len, self._outgoing))
+            self._outgoing = None
 
     def _end(self) -> None:
         """The answer is complete. A client that is still sending is told to stop."""
@@ -197,6 +138,7 @@ class Stream:
         """Nobody waits for the answer any more: stop the handler."""
         if self.is_open:
             self.is_open = False
+            self._drop_outgoing()
             self._connection.forget(self)
         self._cancel()
 
@@ -209,3 +151,173 @@ class Stream:
         task = self._task
         if task is not None and not task.done() and task is not asyncio.current_task():
             task.cancel()
+
+
+class UnaryCall(Stream):
+    """One request message, one response. The handler begins when the request is complete, so that it never sees half of a mistake."""
+
+    __slots__ = ("_encoding", "_held", "_reader", "_route")
+
+    def __init__(self, connection: Connection, stream_id: int, head: CallHead, deadline: int | None, route: Unary) -> None:
+        super().__init__(connection, stream_id, head, deadline)
+        self._route = route
+        self._encoding = head.encoding
+        self._held = 0
+        self._reader: MessageReader | None = None
+
+    def feed(self, data: bytes, *, is_last: bool) -> None:
+        if is_last:
+            self.remote_ended = True
+            # Nearly every request comes in one frame.
+            if self._reader is None and data[:1] == b"\0" and len(data) - PREFIX_BYTES == int.from_bytes(data[1:PREFIX_BYTES], "big"):
+                self._task = self._connection.loop.create_task(self._answer(data[PREFIX_BYTES:], self._take_call()))
+                return
+        try:
+            self._gather(data, is_last)
+        except ApiError as error:
+            self.refuse(error)
+
+    def _gather(self, data: bytes, is_last: bool) -> None:
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = MessageReader(self._encoding, self._connection.message_limit)
+        reader.feed(data)
+        if not is_last:
+            if reader.has_more_than_one():
+                raise TOO_MANY_MESSAGES
+            self._held += len(data)
+            self._connection.hold(len(data))
+            return
+        message = reader.next()
+        if message is None:
+            raise INCOMPLETE if len(reader) else NO_MESSAGE
+        if len(reader):
+            raise TOO_MANY_MESSAGES
+        self._task = self._connection.loop.create_task(self._answer(message, self._take_call()))
+        self._release()
+
+    def _release(self) -> None:
+        self._reader = None
+        self._connection.held -= self._held
+        self._held = 0
+
+    def _end(self) -> None:
+        self._release()
+        super()._end()
+
+    def abandon(self) -> None:
+        self._release()
+        super().abandon()
+
+    async def _answer(self, message: bytes, call: Call) -> None:
+        route = self._route
+        try:
+            response = await route.answer(message, call)
+        except ApiError as error:
+            self.refuse(error)
+        except asyncio.CancelledError:
+            self.abandon()
+            raise
+        except Exception as error:
+            self.refuse(self._connection.routes.bug(route.name, error))
+        else:
+            self._reply(response)
+
+    def _reply(self, response: bytes) -> None:
+        """The one response, and success."""
+        if not self.is_open:
+            return
+        connection = self._connection
+        length = len(response)
+        size = PREFIX_BYTES + length
+        if (
+            size <= connection.frame_size
+            and size <= self.window
+            and size <= connection.window
+            and not connection.is_paused
+            and not connection.has_prefix
+        ):
+            connection.window -= size
+            stream_id = self.id
+            connection.write(
+                b"".join(
+                    (
+                        _BEFORE(
+                            0, len(RESPONSE), HEADERS, END_HEADERS, stream_id, RESPONSE,
+                            size >> 16, size & 0xFFFF, DATA, 0, stream_id, 0, length,
+                        ),
+                        response,
+                        _BEHIND(0, len(TRAILERS_OK), HEADERS, END, stream_id, TRAILERS_OK),
+                    )
+                )
+            )  # fmt: skip
+            self._end()
+        else:
+            self._trailers = TRAILERS_OK
+            self._send(response)
+
+
+class Conversation(Stream):
+    """Any number of requests and responses."""
+
+    __slots__ = ("_messages", "_reader", "_route")
+
+    def __init__(self, connection: Connection, stream_id: int, head: CallHead, deadline: int | None, route: Streaming) -> None:
+        super().__init__(connection, stream_id, head, deadline)
+        self._route = route
+        self._reader = MessageReader(head.encoding, connection.message_limit)
+        self._messages: asyncio.Queue[tuple[bytes, int] | ApiError | None] = asyncio.Queue()
+        self._task = connection.loop.create_task(self._converse(self._take_call()))
+
+    def feed(self, data: bytes, *, is_last: bool) -> None:
+        if is_last:
+            self.remote_ended = True
+        reader, messages = self._reader, self._messages
+        reader.feed(data)
+        try:
+            while True:
+                before = len(reader)
+                message = reader.next()
+                if message is None:
+                    break
+                if messages.qsize() >= UNHEARD_MESSAGES:
+                    raise UNHEARD
+                messages.put_nowait((message, before - len(reader)))
+        except ApiError as error:
+            self.refuse(error)
+            self._cancel()
+            return
+        if is_last:
+            messages.put_nowait(INCOMPLETE if len(reader) else None)
+
+    async def _requests(self) -> AsyncIterator[bytes]:
+        while (found := await self._messages.get()) is not None:
+            if isinstance(found, ApiError):
+                raise found
+            message, size = found
+            # Only now may the client send more: a handler that does not listen fills no memory.
+            if not self.remote_ended:
+                self.credit += size
+                self._connection.write(window_update(self.id, size))
+            yield message
+
+    async def _converse(self, call: Call) -> None:
+        route = self._route
+        try:
+            async for response in route.converse(self._requests(), call):
+                self._send(response)
+        except ApiError as error:
+            self.refuse(error)
+        except asyncio.CancelledError:
+            self.abandon()
+            raise
+        except Exception as error:
+            self.refuse(self._connection.routes.bug(route.name, error))
+        else:
+            if not self.is_open:
+                return
+            if not self._started:
+                self._started = True
+                self._connection.write(frame(HEADERS, END_HEADERS, self.id, self._connection.header_prefix() + RESPONSE))
+            self._trailers = TRAILERS_OK
+            self.pump()
