@@ -20,6 +20,7 @@ from perdure.rpc.http2.messages import MessageReader
 from perdure.rpc.http2.patience import Patience
 from tests.rpc.conftest import Door
 from tests.rpc.http2 import Frame, RawHttp2, framed
+from tests.support.waiting import until
 
 SERVICE = "/temporal.api.workflowservice.v1.WorkflowService"
 DESCRIBE, SIGNAL, POLL = f"{SERVICE}/DescribeWorkflowExecution", f"{SERVICE}/SignalWorkflowExecution", f"{SERVICE}/PollWorkflowTaskQueue"
@@ -214,8 +215,11 @@ async def test_pings_of_a_client_that_does_not_read_pile_up_nowhere(door: Door) 
         await client.receive_kind(frames.SETTINGS)
         client.write_without_waiting(ping * count)
         (connection,) = door.server._connections  # pyright: ignore[reportPrivateUsage]
-        while not connection.is_paused:
-            await asyncio.sleep(0)
+
+        async def is_paused() -> bool:
+            return connection.is_paused
+
+        await until(is_paused)
         transport = connection._transport  # pyright: ignore[reportPrivateUsage]
         assert transport is not None
         assert transport.get_write_buffer_size() < 2 * 1024 * 1024
