@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.conformance import CONFORMANCE, SDK, SDK_VARIABLE, sdk_file, sdk_outcomes
+from tests.support.conformance import CONFORMANCE, SDK, SDK_SERVER_FLAGS, SDK_VARIABLE, sdk_file, sdk_outcomes
 from tests.support.server_process import ServerProcess
 
 pytestmark = [
@@ -32,9 +32,7 @@ for _case in SDK.must_pass:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    # Its test of continue-as-new wants the suggestion early.
-    flags = ("--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=50")
-    with ServerProcess(str(tmp_path_factory.mktemp("sdk") / "perdure.db"), *flags) as server:
+    with ServerProcess(str(tmp_path_factory.mktemp("sdk") / "perdure.db"), *SDK_SERVER_FLAGS) as server:
         yield server
 
 

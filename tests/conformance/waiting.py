@@ -18,6 +18,7 @@ from tests.support.conformance import (
     FEATURES_VARIABLE,
     SCENARIOS,
     SDK,
+    SDK_SERVER_FLAGS,
     SDK_VARIABLE,
     feature_outcomes,
     record_scenarios,
@@ -29,7 +30,7 @@ from tests.support.server_process import ServerProcess
 
 def main() -> int:
     ran = False
-    with tempfile.TemporaryDirectory() as folder, ServerProcess(str(Path(folder) / "perdure.db")) as server:
+    with tempfile.TemporaryDirectory() as folder, ServerProcess(str(Path(folder) / "perdure.db"), *SDK_SERVER_FLAGS) as server:
         if (DIFFERENTIAL / "harness.py").exists():
             ran = True
             tell("scenarios", passing_scenarios(server.address, Path(folder) / "scenarios"))

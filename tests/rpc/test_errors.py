@@ -101,12 +101,16 @@ async def test_bug_is_called_one(sdk: ServiceClient, door: Door, caplog: pytest.
 
 
 async def test_rpcs_without_handler_say_so(channel: grpc.aio.Channel, door: Door) -> None:
-    """Whatever they are asked, and by name."""
+    """By name, to whom may ask: what is checked of every call is checked of these too."""
     missing = [method for method in door.methods if method.handler is None]
     assert len(missing) > 100
     for method in missing:
-        answer = await refusal(channel, method.name, service=method.service)
+        fields = method.request_type.DESCRIPTOR.fields_by_name
+        named = {field: value for field, value in (("namespace", "default"), ("task_token", b"token:id-of-default")) if field in fields}
+        answer = await refusal(channel, method.name, method.request_type(**named), service=method.service)
         assert answer == (grpc.StatusCode.UNIMPLEMENTED, f"{method.name} is not implemented by this server.")
+    unknown = ws.ListSchedulesRequest(namespace="none")
+    assert await refusal(channel, "ListSchedules", unknown) == (grpc.StatusCode.NOT_FOUND, "Namespace none is not found.")
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,9 @@ SDK_VARIABLE = "CONFORMANCE_SDK_REPOSITORY"
 FEATURES_VARIABLE = "CONFORMANCE_FEATURES_REPOSITORY"
 SCRATCH_VARIABLE = "CONFORMANCE_SCRATCH"
 
+SDK_SERVER_FLAGS = ("--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=50")
+"""What a server needs for the SDK's tests: one of them wants to hear early that it should continue as new."""
+
 DIFFERENTIAL_SECONDS = 800
 """What all scenarios may take together."""
 

@@ -30,10 +30,11 @@ class Dispatcher:
         self._metrics = metrics
 
     def handler(self, method: Method) -> Handler:
-        """(request, call) → the handler's answer, after the checks and with metrics. Raises :class:`ApiError` and nothing else."""
-        if method.handler is None:
-            return self._not_implemented(method)
-        handler: Callable[[Any, Call], Awaitable[Any]] = method.handler
+        """(request, call) → the handler's answer, after the checks and with metrics. Raises :class:`ApiError` and nothing else.
+
+        A method without a handler answers UNIMPLEMENTED, to those whom the checks let pass.
+        """
+        handler: Callable[[Any, Call], Awaitable[Any]] = method.handler or _missing(method.name)
         checks = self._checks.of(method)
         operation = f"Operator{method.name}" if method.service.endswith(".OperatorService") else method.name
         metrics = self._metrics.operation(operation)
@@ -82,13 +83,11 @@ class Dispatcher:
             f"under the reference {reference}; please report them.",
         )
 
-    def _not_implemented(self, method: Method) -> Handler:
-        metrics = self._metrics.operation(method.name)
-        message = f"{method.name} is not implemented by this server."
 
-        async def answer(request: Any, call: Call) -> Any:
-            error = unimplemented(message)
-            metrics.refused(error)
-            raise error
+def _missing(name: str) -> Handler:
+    message = f"{name} is not implemented by this server."
 
-        return answer
+    async def answer(request: Any, call: Call) -> Any:
+        raise unimplemented(message)
+
+    return answer
