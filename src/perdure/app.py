@@ -41,7 +41,7 @@ from perdure.rpc.grpc_server import GrpcServer, ListenError
 from perdure.rpc.services import method_table
 from perdure.settings import ServerSettings
 from perdure.store.opening import create_store
-from perdure.store.protocol import Store, StoreInUse
+from perdure.store.protocol import Store, StoreError, StoreInUse, StoreOpenError
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,14 @@ class Core:
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Open the store and begin to work; the stack undoes it. Raises StoreOpenError."""
+        try:
+            await self._start(stack)
+        except StoreOpenError:
+            raise
+        except StoreError as error:
+            raise StoreOpenError(f"{self.store.description} cannot be used: {error}") from error
+
+    async def _start(self, stack: AsyncExitStack) -> None:
         await self._open_store()
         stack.push_async_callback(self.store.close)
         await self.engine.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import pytest
@@ -15,6 +16,7 @@ from perdure.app import Server
 from perdure.settings import ServerSettings
 from perdure.store.protocol import StoreOpenError
 from tests.support.journeys import STEPS, Executions, has_moved, travel
+from tests.support.postgres import PostgresServer
 from tests.support.server_process import ServerProcess
 from tests.support.waiting import until
 
@@ -87,6 +89,35 @@ async def test_standby_takes_over_from_a_server_killed_under_load(durable_databa
     try:
         await until(is_standing_by)
         await travel(await Client.connect(first.address), JOURNEYS, kill)
+    finally:
+        first.stop()
+        standby.stop()
+
+
+@pytest.mark.slow
+async def test_standby_outlives_its_database(own_postgres_server: PostgresServer) -> None:
+    await own_postgres_server.run("CREATE DATABASE perdure")
+    database = own_postgres_server.url("perdure")
+    first = ServerProcess(database)
+    first.start()
+    standby = ServerProcess(database, "--standby", port=first.port)
+    waiting = asyncio.create_task(asyncio.to_thread(standby.start))
+
+    def says(text: str) -> Callable[[], Awaitable[bool]]:
+        async def is_said() -> bool:
+            return any(text in line for line in standby.printed)
+
+        return is_said
+
+    try:
+        await until(says("standing by: partition 0 is held"))
+        await asyncio.to_thread(own_postgres_server.stop)
+        await until(says("standing by: the store is away"))
+        await asyncio.to_thread(own_postgres_server.start)
+        first.kill()
+        await asyncio.wait_for(waiting, TAKEOVER_SECONDS)
+        client = await Client.connect(standby.address)
+        await client.start_workflow(TenSteps.run, id="later", task_queue=QUEUE)
     finally:
         first.stop()
         standby.stop()

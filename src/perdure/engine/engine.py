@@ -16,7 +16,7 @@ from perdure.engine.partition import Decide, Partition
 from perdure.engine.upkeep import Upkeep, until
 from perdure.engine.waits import Waits
 from perdure.engine.writer import CommitObserver
-from perdure.store.protocol import SLOTS, Lease, Store, StoreInUse
+from perdure.store.protocol import SLOTS, Lease, Store, StoreError, StoreInUse
 
 log = logging.getLogger(__name__)
 
@@ -125,12 +125,21 @@ class Engine:
     async def _acquire(self, number: int) -> Lease:
         """Take a lease. One that nobody renews runs out: its owner has died. A living owner is waited for by a standby only."""
         seen: Lease | None = None
+        is_away = False
         while True:
             now = self.clock.now()
-            lease = await self.store.acquire_lease(number, self._owner, now, now + LEASE)
-            if lease is not None:
-                return lease
-            held = await self.store.read_lease(number)
+            try:
+                lease = await self.store.acquire_lease(number, self._owner, now, now + LEASE)
+                if lease is not None:
+                    return lease
+                held = await self.store.read_lease(number)
+                is_away = False
+            except StoreError as error:
+                if not self._standby:
+                    raise
+                if not is_away:
+                    log.warning("standing by: the store is away: %s", error)
+                held, is_away = None, True
             if held is not None and seen is None:
                 log.warning("%s: partition %d is held by %s", "standing by" if self._standby else "waiting", number, held.owner)
                 seen = held
