@@ -60,6 +60,10 @@ class Limits:
     search_attribute_keys: int = _limit(100, "frontend.searchAttributesNumberOfKeysLimit")
     search_attribute_value_bytes: int = _limit(2 * KIB, "frontend.searchAttributesSizeOfValueLimit")
     search_attributes_total_bytes: int = _limit(40 * KIB, "frontend.searchAttributesTotalSizeLimit")
+    # A key by which a queue shares its workers fairly; fixed by the official server.
+    fairness_key_bytes: int = _limit(64)
+    # Of a worker's code, as the worker names it.
+    build_id_bytes: int = _limit(255, "limit.workerBuildIdSize")
     # Summary and details are shown in lists and pages of user interfaces.
     user_metadata_summary_bytes: int = _limit(400, "limit.userMetadataSummarySize")
     user_metadata_details_bytes: int = _limit(20_000, "limit.userMetadataDetailsSize")
@@ -101,18 +105,25 @@ class Limits:
     updates_suggest_continue_as_new_ratio: float = _limit(0.9, "history.maxTotalUpdates.suggestContinueAsNewThreshold")
     # Completions of one workflow task that a worker sends in pages, held until the last.
     workflow_task_completion_buffer_bytes: int = _limit(40 * MIB, "history.workflowTaskCompletionBufferSizeLimit")
+    workflow_task_completion_pages: int = _limit(1024)
     # Build ids a reset can go back to.
     auto_reset_points: int = _limit(20, "history.historyMaxAutoResetPoints")
 
     # -- tasks ------------------------------------------------------------------------------------
     # Start-to-close of a workflow task where the starter gave none: a worker that died is noticed after it.
     default_workflow_task_timeout_ns: int = _limit(10 * SECOND, "history.defaultWorkflowTaskTimeout")
+    # A longer start-to-close of a workflow task would hide a dead worker; fixed by the official server.
+    workflow_task_timeout_maximum_ns: int = _limit(120 * SECOND)
+    # So long a speculative task waits on a normal queue before it becomes a normal one; fixed by the official server.
+    speculative_task_schedule_to_start_ns: int = _limit(5 * SECOND)
     # A worker that forgets a discarded task is shown its events again; so many at most, so that rejected updates cost little.
     discarded_task_events: int = _limit(10, "history.discardSpeculativeWorkflowTaskMaximumEventsCount")
     # How long a worker may keep one workflow task alive for its local activities.
     workflow_task_heartbeat_timeout_ns: int = _limit(30 * MINUTE, "history.workflowTaskHeartbeatTimeout")
-    # From this attempt on a workflow task that keeps failing waits with growing intervals, up to the second.
-    workflow_task_critical_attempt: int = _limit(10, "history.workflowTaskCriticalAttempt")
+    # From this attempt on a workflow task counts as one that keeps failing: queries and updates are refused, which it could not answer;
+    # later attempts get growing timeouts. Fixed by the official server.
+    workflow_task_failing_attempt: int = _limit(3)
+    # What the timeout of such a task grows by at most.
     workflow_task_retry_max_interval_ns: int = _limit(10 * MINUTE, "history.workflowTaskRetryMaxInterval")
     # Failures in a row after which a workflow is marked as having problems.
     workflow_task_problems_to_mark: int = _limit(5, "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute")
@@ -171,6 +182,7 @@ class Limits:
 
     # -- pages ------------------------------------------------------------------------------------
     history_page: int = _limit(256)
+    namespace_page_default: int = _limit(100)
     visibility_page: int = _limit(1000, "frontend.visibilityMaxPageSize")
 
     # -- long polls ---------------------------------------------------------------------------------

@@ -33,7 +33,6 @@ from perdure.features.namespace.describing import CLUSTER_NAME, NamespaceDescrib
 from perdure.features.namespace.registry import SYSTEM_NAMESPACE, Namespace, NamespaceRegistry
 from perdure.features.namespace.removal import NamespaceRemoval
 
-PAGE_SIZE = 100
 LONGEST_RETENTION_SECONDS = 100 * 365 * 86_400
 """Longer durations are cut to this: 100 years."""
 
@@ -100,7 +99,7 @@ class NamespaceRpc:
             after = request.next_page_token.decode()
         except UnicodeDecodeError:
             raise invalid_argument("Invalid NextPageToken.") from None
-        size = request.page_size if request.page_size > 0 else PAGE_SIZE
+        size = request.page_size if request.page_size > 0 else self._limits.namespace_page_default
         found = [
             namespace
             for namespace in self._namespaces.all()

@@ -69,7 +69,7 @@ class Polling:
             check_queue(queue, limit)
         check_identity(request.identity, limit)
         options = request.deployment_options if request.HasField("deployment_options") else None
-        check_version(request.worker_version_capabilities, options, queue, limit)
+        check_version(request.worker_version_capabilities, options, queue, self._limits)
         if not queue_first:
             check_queue(queue, limit)
 

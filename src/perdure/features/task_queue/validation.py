@@ -12,6 +12,7 @@ from temporalio.api.enums.v1 import TaskQueueKind, WorkerVersioningMode
 from temporalio.api.taskqueue.v1 import TaskQueue
 
 from perdure.core.errors import invalid_argument
+from perdure.core.limits import Limits
 
 RESERVED_PREFIX = "/_sys/"
 BUILD_ID_BYTES = 255
@@ -58,20 +59,20 @@ def _check_name(name: str, limit: int, *, partition: bool) -> None:
         raise invalid_argument(f"task queue name cannot start with reserved prefix {RESERVED_PREFIX}")
 
 
-def check_version(version: Versioned, options: WorkerDeploymentOptions | None, queue: TaskQueue | None, limit: int) -> None:
-    """Refuse a worker's version that is only half said. limit: bytes of an id."""
+def check_version(version: Versioned, options: WorkerDeploymentOptions | None, queue: TaskQueue | None, limits: Limits) -> None:
+    """Refuse a worker's version that is only half said, or too long."""
     is_nameless = queue is not None and queue.kind == TaskQueueKind.TASK_QUEUE_KIND_STICKY and not queue.normal_name
     if is_nameless and (version.use_versioning or options is not None):
         raise invalid_argument("NormalName must be set on sticky queue when UseVersioning is true or DeploymentOptions are set.")
     if version.use_versioning and not version.build_id:
         raise invalid_argument("WorkerVersionStamp must be present if UseVersioning is true.")
-    if len(version.build_id.encode()) > BUILD_ID_BYTES:
+    if len(version.build_id.encode()) > limits.build_id_bytes:
         raise invalid_argument("Build ID exceeds configured limit.workerBuildIdSize, use a shorter build ID.")
     if options is not None and options.worker_versioning_mode == WorkerVersioningMode.WORKER_VERSIONING_MODE_VERSIONED:
         if not options.deployment_name or not options.build_id:
             raise invalid_argument("Deployment name and build id must be set together.")
-        _check_deployment_field("worker deployment name", options.deployment_name, limit, forbidden=".:")
-        _check_deployment_field("worker deployment build ID", options.build_id, limit)
+        _check_deployment_field("worker deployment name", options.deployment_name, limits.max_id_length, forbidden=".:")
+        _check_deployment_field("worker deployment build ID", options.build_id, limits.max_id_length)
 
 
 def _check_deployment_field(what: str, value: str, limit: int, forbidden: str = "") -> None:

@@ -20,6 +20,11 @@ def server_failure(message: str, *, non_retryable: bool, cause: Failure | None =
     return Failure(message=message, server_failure_info=ServerFailureInfo(non_retryable=non_retryable), cause=cause)
 
 
+def too_large(failure: Failure, kept: int) -> Failure:
+    """What history has in place of a worker's failure that is over the limit. kept: bytes of it."""
+    return server_failure(FAILURE_TOO_LARGE, non_retryable=True, cause=truncate(failure, kept))
+
+
 def activity_timeout(timeout_type: int, message: str = "") -> Failure:
     """The failure of an activity that timed out. timeout_type: ``temporal.api.enums.v1.TimeoutType``."""
     info = TimeoutFailureInfo(timeout_type=timeout_type)  # pyright: ignore[reportArgumentType]

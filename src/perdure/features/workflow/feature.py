@@ -71,7 +71,7 @@ def register(services: WorkflowServices, methods: MethodTable) -> None:
     ChildMessages(messenger).register()
     ExternalMessages(messenger).register()
     Refill(services)
-    pages = HistoryPages(services.engine)
+    pages = HistoryPages(services.engine, services.limits.history_page)
     answers = ActivityAnswers(services)
     ActivityRpc(services, answers).register(methods)
     ActivityByIdRpc(answers).register(methods)

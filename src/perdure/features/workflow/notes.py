@@ -197,7 +197,14 @@ class ChildClosed(Note, frozen=True, tag="child-closed"):
     initiated_event_id: int
 
 
+class ResetPointsForgotten(Note, frozen=True, tag="reset-points-forgotten"):
+    """There are more reset points than a run may have: the oldest ones, so many, are dropped."""
+
+    count: int
+
+
 ALL = (
+    ResetPointsForgotten,
     ParentInformed,
     ChildClosed,
     RunCreated,

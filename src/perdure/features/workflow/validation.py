@@ -15,14 +15,13 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 
 from perdure.core.clock import DAY, SECOND, duration_ns, to_duration
 from perdure.core.errors import invalid_argument
-from perdure.core.limits import RetryDefaults
+from perdure.core.limits import Limits, RetryDefaults
 
 LONGEST_DURATION = 100 * 365 * DAY
 """Longer durations are cut to this, so that adding them to a time stays a time."""
 
 RESERVED_QUEUE_PREFIX = "/_sys/"
 TIMEOUT_TYPE_PREFIX = "TemporalTimeout:"
-FAIRNESS_KEY_LENGTH = 64
 
 _TIMEOUT_TYPES = {
     "StartToClose": TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE,
@@ -83,11 +82,11 @@ def check_task_queue(queue: TaskQueue | None, length_limit: int) -> None:
         raise invalid_argument(f"task queue name cannot start with reserved prefix {RESERVED_QUEUE_PREFIX}")
 
 
-def check_priority(priority: Priority) -> None:
+def check_priority(priority: Priority, limits: Limits) -> None:
     """Refuse a priority that no queue could order by."""
     if priority.priority_key < 0:
         raise invalid_argument("priority key can't be negative")
-    if len(priority.fairness_key.encode()) > FAIRNESS_KEY_LENGTH:
+    if len(priority.fairness_key.encode()) > limits.fairness_key_bytes:
         raise invalid_argument("fairness key length exceeds limit")
     if not priority.fairness_weight >= 0:  # nor NaN
         raise invalid_argument("must be greater than zero")
@@ -134,16 +133,12 @@ def merge_priority(base: Priority, override: Priority | None) -> Priority:
     )
 
 
-LONGEST_TASK_TIMEOUT = 120 * SECOND
-"""Of a workflow task: a longer one would hide a dead worker."""
-
-
 def capped_run_timeout(run_timeout: int, execution_timeout: int) -> int:
     """A run cannot last longer than its execution; 0 for none, nanoseconds."""
     return min((timeout for timeout in (run_timeout, execution_timeout) if timeout), default=0)
 
 
-def capped_task_timeout(task_timeout: int, run_timeout: int, default: int) -> int:
-    """A workflow task cannot last longer than its run, nor than two minutes; nanoseconds."""
-    timeout = min(task_timeout or default, LONGEST_TASK_TIMEOUT)
+def capped_task_timeout(task_timeout: int, run_timeout: int, limits: Limits) -> int:
+    """A workflow task cannot last longer than its run, nor than the limit; 0 for the default; nanoseconds."""
+    timeout = min(task_timeout or limits.default_workflow_task_timeout_ns, limits.workflow_task_timeout_maximum_ns)
     return min(timeout, run_timeout) if run_timeout else timeout

@@ -41,7 +41,7 @@ def check_options(activity_id: str, activity_type: str, options: Options, run_ti
         if (length := len(text.encode())) > limits.max_id_length:
             raise invalid_argument(f"{what} exceeds length limit. Length={length} Limit={limits.max_id_length}")
     try:
-        check_priority(options.priority)
+        check_priority(options.priority, limits)
     except ApiError as error:
         raise invalid_argument(f"invalid priorities: {error.message}") from None
     fill_timeouts(activity_id, activity_type, options, run_timeout)

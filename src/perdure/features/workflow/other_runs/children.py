@@ -132,15 +132,14 @@ def _check(step: WorkflowStep, attributes: Attributes, namespace: Namespace) -> 
         with refusing(Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES, prefix, shown):
             attributes.search_attributes.CopyFrom(typed_search_attributes(attributes.search_attributes, namespace, step.limits))
     with refusing(CAUSE):
-        check_priority(attributes.priority)
+        check_priority(attributes.priority, step.limits)
     attributes.task_queue.name = attributes.task_queue.name or step.state.task_queue
     attributes.task_queue.ClearField("kind")
     shown += f' TaskQueue=name:"{attributes.task_queue.name}" kind:TASK_QUEUE_KIND_NORMAL'
     with refusing(CAUSE, f"invalid TaskQueue on {NAME}: ", shown):
         check_task_queue(attributes.task_queue, limit)
     run_timeout = capped_run_timeout(duration_ns(attributes.workflow_run_timeout), duration_ns(attributes.workflow_execution_timeout))
-    default = step.limits.default_workflow_task_timeout_ns
-    task_timeout = capped_task_timeout(duration_ns(attributes.workflow_task_timeout), run_timeout, default)
+    task_timeout = capped_task_timeout(duration_ns(attributes.workflow_task_timeout), run_timeout, step.limits)
     attributes.workflow_run_timeout.CopyFrom(to_duration(run_timeout))
     attributes.workflow_task_timeout.CopyFrom(to_duration(task_timeout))
 

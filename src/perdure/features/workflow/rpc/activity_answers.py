@@ -120,8 +120,7 @@ class ActivityAnswers:
             details = None
         limits = self._services.limits
         if failure is not None and failure.ByteSize() > limits.blob_size_error_bytes:
-            cause = failures.truncate(failure, limits.blob_size_warn_bytes)
-            failure = failures.server_failure(failures.FAILURE_TOO_LARGE, non_retryable=True, cause=cause)
+            failure = failures.too_large(failure, limits.blob_size_warn_bytes)
             problems.append(failure)
 
         def change(step: WorkflowStep, activity: Activity) -> None:

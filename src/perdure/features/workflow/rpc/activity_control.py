@@ -172,7 +172,7 @@ class ActivityControlRpc:
         request: UpdateActivityOptionsRequest | UpdateActivityExecutionOptionsRequest,
     ) -> ActivityOptions:  # fmt: skip
         """Change or restore options; returns those of the last activity changed."""
-        check_priority(request.activity_options.priority)
+        check_priority(request.activity_options.priority, self._services.limits)
         if request.restore_original and request.update_mask.paths:
             raise invalid_argument("Both UpdateMask and RestoreOriginal are provided")
         changed = ActivityOptions()

@@ -12,7 +12,6 @@ from perdure.engine.engine import Engine
 from perdure.features.workflow.services import WorkflowExecution
 from perdure.features.workflow.state import WorkflowState
 
-PAGE_BATCHES = 256
 PAGE_BYTES = 3 * 1024 * 1024
 """A page stays below gRPC's message limit (4 MiB), whatever its events hold."""
 
@@ -55,13 +54,15 @@ class Page(NamedTuple):
 
 
 class HistoryPages:
-    """Reads histories page by page, without decoding what it hands on."""
+    """Reads histories page by page, without decoding what it hands on. longest: how many batches a page may have."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, longest: int) -> None:
         self._engine = engine
+        self._longest = longest
 
-    async def read(self, execution: WorkflowExecution, first: int, last: int, limit: int = PAGE_BATCHES) -> Page:
-        """The events first..last, at most `limit` batches and not much more than PAGE_BYTES of them."""
+    async def read(self, execution: WorkflowExecution, first: int, last: int, limit: int = 0) -> Page:
+        """The events first..last, at most `limit` batches (0: as many as a page may have) and not much more than PAGE_BYTES of them."""
+        limit = limit or self._longest
         parts: list[bytes] = []
         size = count = 0
         after = first

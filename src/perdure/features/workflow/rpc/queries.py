@@ -81,7 +81,7 @@ class QueryRpc:
         if rejected is not None:
             return QueryWorkflowResponse(query_rejected=QueryRejected(status=rejected.value))  # pyright: ignore
         until = min(services.clock.now() + LONGEST, call.deadline or services.clock.now() + LONGEST)
-        check_answerable(execution.state, until)
+        check_answerable(execution.state, until, services.limits)
         return response(await self._answer(execution, request.query, until), blob_limit)
 
     async def _answer(self, execution: WorkflowExecution, query: WorkflowQuery, until: int) -> WorkflowQueryResult:

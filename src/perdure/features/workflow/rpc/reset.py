@@ -82,7 +82,7 @@ class ResetRpc:
             raise invalid_argument("WorkflowExecutionOptions is required")
         if problem := check_paths(request.update_mask):
             raise invalid_argument(f"error parsing UpdateMask: {problem}")
-        check_priority(wanted.priority)
+        check_priority(wanted.priority, self._services.limits)
 
         def decide(step: WorkflowStep, transaction: Transaction) -> UpdateWorkflowExecutionOptionsResponse:
             if not step.state.is_open:

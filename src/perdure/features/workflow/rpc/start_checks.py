@@ -10,7 +10,7 @@ from temporalio.api.enums.v1 import NamespaceState, WorkflowIdConflictPolicy, Wo
 from temporalio.api.errordetails.v1 import NamespaceInvalidStateFailure
 from temporalio.api.workflowservice.v1 import SignalWithStartWorkflowExecutionRequest, StartWorkflowExecutionRequest
 
-from perdure.core.clock import MINUTE, duration_ns, to_duration
+from perdure.core.clock import duration_ns, to_duration
 from perdure.core.errors import ApiError, Code, invalid_argument, unimplemented
 from perdure.core.ids import IdSource
 from perdure.core.limits import Limits
@@ -22,6 +22,8 @@ from perdure.features.workflow.run.links import check_links, without_callback_li
 from perdure.features.workflow.run.properties import is_null
 from perdure.features.workflow.run.versioning_override import check_override, current_form
 from perdure.features.workflow.validation import (
+    capped_run_timeout,
+    capped_task_timeout,
     check_duration,
     check_priority,
     check_retry_policy,
@@ -32,9 +34,6 @@ from perdure.features.workflow.validation import (
 Reuse = WorkflowIdReusePolicy
 Conflict = WorkflowIdConflictPolicy
 StartRequest = StartWorkflowExecutionRequest | SignalWithStartWorkflowExecutionRequest
-
-LONGEST_TASK_TIMEOUT = 2 * MINUTE
-"""A worker that is gone is noticed after so long at the latest."""
 
 
 def check_start(request: StartWorkflowExecutionRequest, namespace: Namespace, limits: Limits, now: int, ids: IdSource) -> None:
@@ -60,7 +59,7 @@ def check_start(request: StartWorkflowExecutionRequest, namespace: Namespace, li
     if options.attach_completion_callbacks and not options.attach_request_id:
         raise invalid_argument("attaching request ID is required for attaching completion callbacks")
     _check_search_attributes(request, namespace, limits)
-    check_priority(request.priority)
+    check_priority(request.priority, limits)
     check_callbacks(request.completion_callbacks, limits)
     links = without_callback_links(request.links, request.completion_callbacks)
     if len(links) < len(request.links):
@@ -93,7 +92,7 @@ def check_signal_with_start(
     if request.workflow_id_conflict_policy == Conflict.WORKFLOW_ID_CONFLICT_POLICY_FAIL:
         raise invalid_argument("Invalid WorkflowIDConflictPolicy: WORKFLOW_ID_CONFLICT_POLICY_FAIL is not supported for this operation.")
     _check_search_attributes(request, namespace, limits)
-    check_priority(request.priority)
+    check_priority(request.priority, limits)
     check_links(request.links, (), limits)
     _check_time_skipping(request)
     _finish(request, limits)
@@ -189,10 +188,9 @@ def _check_time_skipping(request: StartRequest) -> None:
 def _finish(request: StartRequest, limits: Limits) -> None:
     """Fit the timeouts into each other, check sizes and the versioning override."""
     run, execution = duration_ns(request.workflow_run_timeout), duration_ns(request.workflow_execution_timeout)
-    run = min((timeout for timeout in (run, execution) if timeout), default=0)
-    task = min(duration_ns(request.workflow_task_timeout) or limits.default_workflow_task_timeout_ns, LONGEST_TASK_TIMEOUT)
+    run = capped_run_timeout(run, execution)
     _set(request.workflow_run_timeout, run)
-    _set(request.workflow_task_timeout, min(task, run) if run else task)
+    _set(request.workflow_task_timeout, capped_task_timeout(duration_ns(request.workflow_task_timeout), run, limits))
     if request.input.ByteSize() > limits.blob_size_error_bytes:
         raise invalid_argument("Blob data size exceeds limit.")
     if request.memo.ByteSize() > limits.memo_size_error_bytes:

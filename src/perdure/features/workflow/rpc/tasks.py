@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from temporalio.api.common.v1 import WorkflowExecution as WorkflowExecutionId
 from temporalio.api.enums.v1 import TaskQueueKind, WorkflowTaskFailedCause
-from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.protocol.v1 import Message
 from temporalio.api.taskqueue.v1 import TaskQueue
@@ -28,6 +27,7 @@ from perdure.features.task_queue.validation import check_identity, check_version
 from perdure.features.workflow.activity.commands import start_eager_activities
 from perdure.features.workflow.activity.handout import activity_task
 from perdure.features.workflow.effects import WORKFLOW_QUEUE
+from perdure.features.workflow.failures import too_large
 from perdure.features.workflow.rpc.paging import HistoryPages
 from perdure.features.workflow.rpc.queries import QueryRpc
 from perdure.features.workflow.run.closing import SERVER_IDENTITY, terminate
@@ -54,8 +54,6 @@ from perdure.matching.task_queue import QueueKey, Task
 
 Cause = WorkflowTaskFailedCause
 NO_TASK = "Workflow task not found."
-LARGEST_FAILURE_KEPT = 4 * 1024
-"""Bytes of a failure that is over the limit which are kept, so that a person sees what it was."""
 
 
 class TaskRpc:
@@ -166,17 +164,16 @@ class TaskRpc:
         return response
 
     def _check_completion(self, request: RespondWorkflowTaskCompletedRequest) -> None:
-        limit = self._services.limits.max_id_length
-        check_identity(request.identity, limit)
+        check_identity(request.identity, self._services.limits.max_id_length)
         options = request.deployment_options if request.HasField("deployment_options") else None
-        check_version(request.worker_version_stamp, options, request.sticky_attributes.worker_task_queue, limit)
+        check_version(request.worker_version_stamp, options, request.sticky_attributes.worker_task_queue, self._services.limits)
 
     async def fail(self, request: RespondWorkflowTaskFailedRequest, call: Call) -> RespondWorkflowTaskFailedResponse:
         token = decode_token(request.task_token)
         check_identity(request.identity, self._services.limits.max_id_length)
         failure = request.failure if request.HasField("failure") else None
         if failure is not None and failure.ByteSize() > self._services.limits.blob_size_error_bytes:
-            failure = _shortened(failure)
+            failure = too_large(failure, self._services.limits.blob_size_warn_bytes)
 
         def decide(step: WorkflowStep, transaction: Transaction) -> None:
             if not step.state.is_open:
@@ -231,17 +228,6 @@ def hand_out(key: RunKey, state: WorkflowState, volatile: WorkflowVolatile, mess
         task.started_event_id if is_written else state.next_event_id - 1,
         () if is_written else task_events(state, task),
     )
-
-
-def _shortened(failure: Failure) -> Failure:
-    """A failure over the size limit, as history keeps it."""
-    cause = Failure(message=failure.message[:LARGEST_FAILURE_KEPT], source=failure.source[:LARGEST_FAILURE_KEPT])
-    if failure.HasField("application_failure_info"):
-        cause.application_failure_info.type = failure.application_failure_info.type[:LARGEST_FAILURE_KEPT]
-        cause.application_failure_info.non_retryable = failure.application_failure_info.non_retryable
-    shortened = Failure(message="Failure exceeds size limit.", source="Server", cause=cause)
-    shortened.server_failure_info.non_retryable = True
-    return shortened
 
 
 def _token(key: RunKey, task: WorkflowTask) -> TaskToken:

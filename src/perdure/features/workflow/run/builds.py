@@ -15,12 +15,11 @@ from temporalio.api.workflow.v1 import ResetPointInfo
 
 from perdure.core.clock import timestamp_ns, to_timestamp
 from perdure.core.execution import Touch
-from perdure.features.workflow.registry import numbered
+from perdure.features.workflow import notes
+from perdure.features.workflow.registry import applies_note, numbered
 from perdure.features.workflow.run.server_attributes import set_keywords
 from perdure.features.workflow.state import WorkflowState
-
-MAXIMUM_RESET_POINTS = 20
-"""Older ones are forgotten."""
+from perdure.features.workflow.step import WorkflowStep
 
 BUILD_IDS = "BuildIds"
 BINARY_CHECKSUMS = "BinaryChecksums"
@@ -58,9 +57,28 @@ def _task_completed(state: WorkflowState, event: HistoryEvent, touch: Touch) -> 
         binary_checksum=build[0], build_id=build[1], run_id=state.run_id, first_workflow_task_completed_id=event.event_id,
         create_time=event.event_time, resettable=not (state.children or state.external_signals or state.external_cancels),
     )  # fmt: skip
-    state.reset_points = [*state.reset_points, point][-MAXIMUM_RESET_POINTS:]
+    state.reset_points = [*state.reset_points, point]
     if build[0]:
-        set_keywords(state, BINARY_CHECKSUMS, [point.binary_checksum for point in state.reset_points if point.binary_checksum])
+        _show_checksums(state)
+
+
+def _show_checksums(state: WorkflowState) -> None:
+    checksums = [point.binary_checksum for point in state.reset_points if point.binary_checksum]
+    if checksums or BINARY_CHECKSUMS in state.search_attributes:
+        set_keywords(state, BINARY_CHECKSUMS, checksums)
+
+
+def forget_old_reset_points(step: WorkflowStep) -> None:
+    """After a workflow task of a new build: one run remembers only so many."""
+    surplus = len(step.state.reset_points) - step.limits.auto_reset_points
+    if surplus > 0:
+        step.note(notes.ResetPointsForgotten(surplus))
+
+
+@applies_note(notes.ResetPointsForgotten)
+def _forgotten(state: WorkflowState, note: notes.ResetPointsForgotten, touch: Touch) -> None:
+    state.reset_points = state.reset_points[note.count :]
+    _show_checksums(state)
 
 
 def _note_build_id(state: WorkflowState, attributes: WorkflowTaskCompletedEventAttributes) -> None:

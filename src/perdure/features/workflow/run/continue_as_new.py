@@ -83,7 +83,7 @@ def _fill_timeouts(step: WorkflowStep, attributes: Attributes) -> None:
     run_timeout = duration_ns(attributes.workflow_run_timeout) or duration_ns(started.workflow_run_timeout)
     run_timeout = capped_run_timeout(run_timeout, duration_ns(started.workflow_execution_timeout))
     task_timeout = duration_ns(attributes.workflow_task_timeout) or duration_ns(started.workflow_task_timeout)
-    task_timeout = capped_task_timeout(task_timeout, run_timeout, step.limits.default_workflow_task_timeout_ns)
+    task_timeout = capped_task_timeout(task_timeout, run_timeout, step.limits)
     attributes.workflow_run_timeout.CopyFrom(to_duration(run_timeout))
     attributes.workflow_task_timeout.CopyFrom(to_duration(task_timeout))
 

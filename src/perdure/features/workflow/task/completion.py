@@ -21,6 +21,7 @@ from perdure.engine.partition import Refused
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow import notes
 from perdure.features.workflow.registry import COMMANDS
+from perdure.features.workflow.run.builds import forget_old_reset_points
 from perdure.features.workflow.state import Status, WorkflowTask
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.completion_pages import all_commands, keep_page
@@ -204,7 +205,9 @@ def _record_completed(step: WorkflowStep, request: RespondWorkflowTaskCompletedR
     if name and build_id:
         attributes.deployment_version.deployment_name = name
         attributes.deployment_version.build_id = build_id
-    return step.event(attributes).event_id
+    completed_event_id = step.event(attributes).event_id
+    forget_old_reset_points(step)
+    return completed_event_id
 
 
 def _schedule_next(step: WorkflowStep, completion: Completion, original_scheduled_at: int) -> None:

@@ -36,7 +36,7 @@ def keep_page(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest) 
 
     False: all pages together are over the limit, and forgotten. Raises ApiError for a page that makes no sense.
     """
-    _check(request)
+    _check(request, step.limits.workflow_task_completion_pages)
     task = _identity(step.task)
     kept = step.volatile.pages
     if kept is None or kept.task != task:
@@ -56,7 +56,7 @@ def all_commands(step: WorkflowStep, request: RespondWorkflowTaskCompletedReques
     """The commands of all pages up to this, the last one. Raises ApiError ABORTED when earlier ones are missing."""
     if not request.page_number:
         return request.commands
-    _check(request)
+    _check(request, step.limits.workflow_task_completion_pages)
     kept, step.volatile.pages = step.volatile.pages, None
     task = step.task
     if kept is None or kept.task != _identity(task):
@@ -67,11 +67,11 @@ def all_commands(step: WorkflowStep, request: RespondWorkflowTaskCompletedReques
     return [*(command for page in range(request.page_number) for command in kept.pages[page]), *request.commands]
 
 
-def _check(request: RespondWorkflowTaskCompletedRequest) -> None:
+def _check(request: RespondWorkflowTaskCompletedRequest, most: int) -> None:
     if request.page_number < 0:
         raise invalid_argument("workflow task completion pagination page number must be non-negative")
-    if request.page_number >= MOST_PAGES:
-        raise invalid_argument(f"workflow task completion pagination supports at most {MOST_PAGES} pages")
+    if request.page_number >= most:
+        raise invalid_argument(f"workflow task completion pagination supports at most {most} pages")
     if request.intermediate_page and not request.commands:
         raise invalid_argument("intermediate workflow task page must carry at least one command")
 

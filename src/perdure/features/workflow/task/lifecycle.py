@@ -41,10 +41,8 @@ from perdure.features.workflow.state import TaskStatus, WorkflowState, WorkflowT
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.failure_series import count_failure, count_timeout, end_series
 
-BACKOFF_FROM_ATTEMPT = 3
-"""Later attempts get a longer start-to-close timeout: SDKs do not answer a task that keeps failing, so the timeout is the backoff."""
 BACKOFF_INITIAL = 5 * SECOND
-BACKOFF_MAXIMUM = 600 * SECOND
+"""By so much the timeout of a task that keeps failing grows first."""
 
 RESETS_ATTEMPT = (
     WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW,
@@ -90,10 +88,12 @@ def current_queue(state: WorkflowState) -> TaskQueue:
 
 
 def _start_to_close_timeout(step: WorkflowStep, attempt: int) -> int:
+    """SDKs do not answer a task that keeps failing, so its timeout is the pause before the next attempt: it grows."""
     timeout = duration_ns(step.state.started.workflow_task_timeout)
-    if attempt <= BACKOFF_FROM_ATTEMPT:
+    alike = attempt - step.limits.workflow_task_failing_attempt
+    if alike <= 0:
         return timeout
-    delay = min(BACKOFF_INITIAL * 2 ** min(attempt - BACKOFF_FROM_ATTEMPT - 1, 16), BACKOFF_MAXIMUM)
+    delay = min(BACKOFF_INITIAL * 2 ** min(alike - 1, 16), step.limits.workflow_task_retry_max_interval_ns)
     return timeout + int(delay * step.ids.random.uniform(0.8, 1.0))
 
 

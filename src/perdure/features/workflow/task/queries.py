@@ -23,6 +23,7 @@ from temporalio.api.query.v1 import WorkflowQuery, WorkflowQueryResult
 from temporalio.api.workflowservice.v1 import QueryWorkflowResponse
 
 from perdure.core.errors import ApiError, Code, invalid_argument, workflow_not_ready
+from perdure.core.limits import Limits
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow.state import Status, WorkflowState, WorkflowVolatile
 from perdure.features.workflow.step import WorkflowStep
@@ -72,13 +73,13 @@ def rejected_status(state: WorkflowState, condition: QueryRejectCondition.ValueT
     return None
 
 
-def check_answerable(state: WorkflowState, until: int) -> None:
+def check_answerable(state: WorkflowState, until: int, limits: Limits) -> None:
     """Raises ApiError when no worker will be able to answer. until: when the caller stops waiting, nanoseconds since the epoch."""
     if not state.is_open and not state.task.last_started_event_id:
         raise workflow_not_ready("Workflow execution closed before WorkflowTaskStarted event")
     if state.first_task_pending and state.execution_at > until:
         raise workflow_not_ready("Workflow task is not scheduled yet.")
-    if state.is_open and state.task.attempt >= FAILS_FROM_ATTEMPT:
+    if state.is_open and state.task.attempt >= limits.workflow_task_failing_attempt:
         raise workflow_not_ready("Unable to query workflow due to Workflow Task in failed state.")
 
 

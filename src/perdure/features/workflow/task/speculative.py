@@ -16,15 +16,12 @@ from __future__ import annotations
 from temporalio.api.update.v1 import Rejection
 from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest
 
-from perdure.core.clock import SECOND, duration_ns
+from perdure.core.clock import duration_ns
 from perdure.core.jobs import decides
 from perdure.features.workflow.jobs import SpeculativeTaskTimeout
 from perdure.features.workflow.state import SpeculativeTask, TaskStatus
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.lifecycle import time_out, write_task_events
-
-SCHEDULE_TO_START_TIMEOUT = 5 * SECOND
-"""On a normal queue; then the task becomes a normal one, which waits for ever. On a sticky queue, the worker's own timeout holds."""
 
 
 def schedule_speculative_task(step: WorkflowStep) -> None:
@@ -33,7 +30,7 @@ def schedule_speculative_task(step: WorkflowStep) -> None:
     if step.task.is_pending or state.is_paused:
         return
     step.volatile.last_serial += 1
-    timeout = state.sticky_timeout if state.sticky_queue else SCHEDULE_TO_START_TIMEOUT
+    timeout = state.sticky_timeout if state.sticky_queue else step.limits.speculative_task_schedule_to_start_ns
     task = SpeculativeTask(
         status=TaskStatus.SPECULATIVE_SCHEDULED,
         attempt=state.task.attempt,

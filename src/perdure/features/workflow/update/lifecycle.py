@@ -57,8 +57,6 @@ from perdure.features.workflow.update.registry import PendingStatus, PendingUpda
 E = EventType
 OptionsUpdated = WorkflowExecutionOptionsUpdatedEventAttributes
 
-FAILING_TASK_ATTEMPT = 3
-"""From this attempt of a failing workflow task on, updates are refused: they would be delivered behind the events that make it fail."""
 
 CLOSED = "workflow execution already completed"
 
@@ -86,7 +84,7 @@ def admit(step: WorkflowStep, request: Request) -> PendingUpdate | None:
         raise not_found(CLOSED)
     if state.status == Status.PAUSED:
         raise failed_precondition("Workflow is paused. Cannot update the workflow.")
-    if state.task.attempt >= FAILING_TASK_ATTEMPT:
+    if state.task.attempt >= step.limits.workflow_task_failing_attempt:
         raise workflow_not_ready("Unable to perform workflow execution update due to Workflow Task in failed state.")
     if state.close_attempted and step.task.is_started:
         raise busy_workflow("workflow operation can not be applied because workflow is closing")
