@@ -30,10 +30,10 @@ from perdure.features.workflow.task.lifecycle import (
     fail_task,
     schedule_task,
     start_task,
-    time_out,
     unwritten_events,
     write_task_events,
 )
+from perdure.features.workflow.task.timeouts import time_out
 from perdure.observability.metrics import Registry
 from perdure.observability.server_metrics import ServerMetrics
 from perdure.store.opening import create_store

@@ -15,7 +15,6 @@ from perdure.core.errors import invalid_argument
 from perdure.core.limits import Limits
 
 RESERVED_PREFIX = "/_sys/"
-BUILD_ID_BYTES = 255
 
 DEPLOYMENT_FIELD_OVERHEAD = len("temporal-sys-worker-deployment-version:")
 """Name and build id of a deployment version together make an id of the official server, behind this."""

@@ -36,7 +36,7 @@ from perdure.features.workflow.rpc.visibility import VisibilityRpc
 from perdure.features.workflow.run import builds, closing, continue_as_new, interaction, options, pause, properties, start
 from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.task import lifecycle as task
-from perdure.features.workflow.task import problems, speculative
+from perdure.features.workflow.task import problems, timeouts
 from perdure.features.workflow.update import lifecycle as updates
 from perdure.features.workflow.update import messages as update_messages
 
@@ -55,9 +55,9 @@ CONCERNS = (
     problems,
     properties,
     reset,
-    speculative,
     start,
     task,
+    timeouts,
     timers,
     update_messages,
     updates,

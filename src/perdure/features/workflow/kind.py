@@ -14,9 +14,11 @@ from perdure.core.limits import Limits
 from perdure.core.records import Note, NoteCodec
 from perdure.features.namespace.registry import NamespaceRegistry
 from perdure.features.workflow import notes
+from perdure.features.workflow.activity.lifecycle import apply_heartbeat
 from perdure.features.workflow.registry import EVENT_APPLIERS, NOTE_APPLIERS, NUMBERED
 from perdure.features.workflow.state import WorkflowState, WorkflowVolatile
 from perdure.features.workflow.step import WorkflowStep
+from perdure.features.workflow.step_end import EndingStep
 from perdure.observability.server_metrics import ServerMetrics
 
 WORKFLOW = "workflow"
@@ -48,7 +50,7 @@ class WorkflowKind:
         return WorkflowVolatile()
 
     def step(self, key: RunKey, state: WorkflowState, volatile: WorkflowVolatile, now: int, ids: IdSource) -> WorkflowStep:
-        return WorkflowStep(self.limits, self.namespaces, self.metrics, self, key, state, volatile, now, ids, state.next_event_id)
+        return EndingStep(self.limits, self.namespaces, self.metrics, self, key, state, volatile, now, ids, state.next_event_id)
 
     def apply_event(self, state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
         EVENT_APPLIERS[event.event_type](state, event, touch)
@@ -69,8 +71,6 @@ class WorkflowKind:
         NOTE_APPLIERS[type(note)](state, note, touch)
 
     def apply_side(self, state: WorkflowState, name: str, data: bytes | None, touch: Touch) -> None:
-        from perdure.features.workflow.activity.lifecycle import apply_heartbeat
-
         apply_heartbeat(state, name, data, touch)
 
     def parts(self, state: WorkflowState) -> Iterable[Part]:

@@ -225,34 +225,6 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
                 return event
         return None
 
-    def finish(self) -> None:
-        """At the end of the step: number what waits, or, while a task runs, put it into the buffer.
-
-        What a worker caused in the very task that closed the run (it canceled an activity, then completed) stays in the buffer: history
-        ends with the close.
-
-        A task that is in memory only becomes a normal one first: what waits was decided while it was there, so it has to come after it.
-        """
-        state, waiting = self.state, self._waiting
-        if waiting and self.volatile.speculative is not None:
-            from perdure.features.workflow.task.lifecycle import write_task_events
-
-            write_task_events(self)
-        if waiting or state.buffer:
-            if self.task.is_started or not state.is_open:
-                for event in waiting:
-                    self.notes.append((self.event_count, notes.EventBuffered(event)))
-                    state.buffer.append(event)
-                self._waiting = []
-            else:
-                self.flush()
-        limits = self.limits
-        if state.buffer or state.history_size > limits.history_size_error_bytes or state.next_event_id - 1 > limits.history_count_error:
-            from perdure.features.workflow.run.size_limits import enforce
-
-            if self.has_records:
-                enforce(self)
-
     def _number(self, event: HistoryEvent, event_id: int | None = None) -> None:
         event.event_id = self.state.next_event_id if event_id is None else event_id
         event.task_id = TASK_ID_BASE + event.event_id

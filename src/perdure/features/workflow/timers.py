@@ -9,11 +9,11 @@ from temporalio.api.history.v1 import HistoryEvent, TimerCanceledEventAttributes
 from perdure.core.clock import duration_ns, timestamp_ns
 from perdure.core.execution import Touch
 from perdure.core.jobs import decides
+from perdure.features.workflow.commands import CommandRefused, Completion, refusing, require_attributes
 from perdure.features.workflow.jobs import FireTimer
 from perdure.features.workflow.registry import applies, command
 from perdure.features.workflow.state import Timer, WorkflowState
 from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.task.completion import CommandRefused, Completion, refusing, require_attributes
 from perdure.features.workflow.task.lifecycle import schedule_task
 from perdure.features.workflow.validation import check_duration
 

@@ -16,6 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from perdure.core.errors import invalid_argument
 from perdure.core.execution import RunKey
+from perdure.features.workflow.kind import WORKFLOW
 
 
 class TaskToken(msgspec.Struct, frozen=True):
@@ -69,6 +70,4 @@ def decode_token(data: bytes) -> TaskToken:
 
 
 def run_key(token: TaskToken) -> RunKey:
-    from perdure.features.workflow.kind import WORKFLOW
-
     return RunKey(token.namespace_id, WORKFLOW, token.workflow_id, token.run_id)

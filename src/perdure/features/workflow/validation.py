@@ -1,6 +1,6 @@
 """What requests and commands may say about retries, priorities, task queues and durations: the official checks, in the official words.
 
-Each function raises ApiError INVALID_ARGUMENT. A command handler turns that into its own refusal; see ``completion.refusing``.
+Each function raises ApiError INVALID_ARGUMENT. A command handler turns that into its own refusal; see ``commands.refusing``.
 """
 
 from __future__ import annotations

@@ -12,10 +12,7 @@ from perdure.core.execution import Touch
 from perdure.features.workflow.activity.lifecycle import cancel_activity, start_activity
 from perdure.features.workflow.activity.options import check_options
 from perdure.features.workflow.activity.state import Activity
-from perdure.features.workflow.registry import applies, command
-from perdure.features.workflow.state import Status, WorkflowState
-from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.task.completion import (
+from perdure.features.workflow.commands import (
     CommandRefused,
     Completion,
     refuse_if_too_big,
@@ -23,6 +20,9 @@ from perdure.features.workflow.task.completion import (
     refusing,
     require_attributes,
 )
+from perdure.features.workflow.registry import applies, command
+from perdure.features.workflow.state import Status, WorkflowState
+from perdure.features.workflow.step import WorkflowStep
 
 Cause = WorkflowTaskFailedCause
 E = EventType

@@ -50,13 +50,7 @@ from perdure.features.search_attributes.values import (
     typed_search_attributes,
 )
 from perdure.features.workflow import notes
-from perdure.features.workflow.other_runs.outgoing import Child
-from perdure.features.workflow.registry import applies, applies_note, command, numbered
-from perdure.features.workflow.run.continue_as_new import kept_memo, kept_search_attributes
-from perdure.features.workflow.run.cron import check_cron
-from perdure.features.workflow.state import WorkflowState
-from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.task.completion import (
+from perdure.features.workflow.commands import (
     CommandRefused,
     Completion,
     refuse_if_too_big,
@@ -64,6 +58,12 @@ from perdure.features.workflow.task.completion import (
     refusing,
     require_attributes,
 )
+from perdure.features.workflow.other_runs.outgoing import Child
+from perdure.features.workflow.registry import applies, applies_note, command, numbered
+from perdure.features.workflow.run.continue_as_new import kept_memo, kept_search_attributes
+from perdure.features.workflow.run.cron import check_cron
+from perdure.features.workflow.state import WorkflowState
+from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.lifecycle import schedule_task
 from perdure.features.workflow.validation import (
     capped_run_timeout,

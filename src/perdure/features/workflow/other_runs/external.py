@@ -25,18 +25,18 @@ from temporalio.api.history.v1 import (
 
 from perdure.core.clock import timestamp_ns
 from perdure.core.execution import Touch
-from perdure.features.workflow.other_runs.children import target_namespace
-from perdure.features.workflow.other_runs.outgoing import ExternalCancel, ExternalSignal
-from perdure.features.workflow.registry import applies, command
-from perdure.features.workflow.state import WorkflowState
-from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.task.completion import (
+from perdure.features.workflow.commands import (
     CommandRefused,
     Completion,
     refuse_if_too_big,
     refuse_if_too_many,
     require_attributes,
 )
+from perdure.features.workflow.other_runs.children import target_namespace
+from perdure.features.workflow.other_runs.outgoing import ExternalCancel, ExternalSignal
+from perdure.features.workflow.registry import applies, command
+from perdure.features.workflow.state import WorkflowState
+from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.lifecycle import schedule_task
 
 E = EventType

@@ -26,6 +26,7 @@ from perdure.engine.transaction import Transaction
 from perdure.features.task_queue.validation import check_identity, check_version
 from perdure.features.workflow.activity.commands import start_eager_activities
 from perdure.features.workflow.activity.handout import activity_task
+from perdure.features.workflow.commands import Completion
 from perdure.features.workflow.effects import WORKFLOW_QUEUE
 from perdure.features.workflow.failures import too_large
 from perdure.features.workflow.rpc.paging import HistoryPages
@@ -35,18 +36,18 @@ from perdure.features.workflow.run.interaction import CLOSED
 from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.state import TaskStatus, WorkflowState, WorkflowTask, WorkflowVolatile
 from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.task.completion import Completion, complete_task
+from perdure.features.workflow.task.completion import complete_task
 from perdure.features.workflow.task.lifecycle import (
     end_stickiness,
     fail_task,
     schedule_task,
     start_task,
     task_events,
-    time_out,
     write_task_events,
 )
 from perdure.features.workflow.task.problems import handle_problem
 from perdure.features.workflow.task.queries import carried
+from perdure.features.workflow.task.timeouts import time_out
 from perdure.features.workflow.task.worker_versions import stamp_of
 from perdure.features.workflow.tokens import TaskToken, decode_token, encode_token, run_key
 from perdure.features.workflow.update.messages import outgoing

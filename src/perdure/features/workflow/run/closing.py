@@ -19,13 +19,13 @@ from temporalio.api.history.v1 import (
 from perdure.core.clock import timestamp_ns
 from perdure.core.execution import Touch
 from perdure.core.jobs import decides
+from perdure.features.workflow.commands import CommandRefused, Completion, refuse_if_too_big, require_attributes
 from perdure.features.workflow.jobs import RunTimeout
 from perdure.features.workflow.registry import applies, command
 from perdure.features.workflow.run.builds import end_reset_points
 from perdure.features.workflow.run.new_run import NextRun, after_failure, after_success, begin_again
 from perdure.features.workflow.state import Status, WorkflowState
 from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.task.completion import CommandRefused, Completion, refuse_if_too_big, require_attributes
 from perdure.features.workflow.task.lifecycle import fail_task
 
 SERVER_IDENTITY = "history-service"

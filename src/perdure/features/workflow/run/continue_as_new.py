@@ -13,11 +13,11 @@ from perdure.features.search_attributes.values import (
     check_search_attribute_sizes,
     typed_search_attributes,
 )
+from perdure.features.workflow.commands import CommandRefused, Completion, refuse_if_too_big, refusing, require_attributes
 from perdure.features.workflow.registry import command
 from perdure.features.workflow.run.new_run import begin_next, held_back, next_started
 from perdure.features.workflow.run.properties import merged
 from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.task.completion import CommandRefused, Completion, refuse_if_too_big, refusing, require_attributes
 from perdure.features.workflow.validation import (
     capped_run_timeout,
     capped_task_timeout,

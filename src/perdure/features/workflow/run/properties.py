@@ -22,10 +22,10 @@ from perdure.features.search_attributes.values import (
     check_search_attribute_sizes,
     typed_search_attributes,
 )
+from perdure.features.workflow.commands import CommandRefused, Completion, refuse_if_too_big, refusing, require_attributes
 from perdure.features.workflow.registry import applies, command
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.task.completion import CommandRefused, Completion, refuse_if_too_big, refusing, require_attributes
 
 Cause = WorkflowTaskFailedCause
 

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NoReturn, cast
+from typing import NoReturn
 
 from temporalio.api.command.v1 import Command
 from temporalio.api.enums.v1 import CommandType, WorkerVersioningMode, WorkflowTaskFailedCause
 from temporalio.api.failure.v1 import Failure, ServerFailureInfo
 from temporalio.api.history.v1 import WorkflowTaskCompletedEventAttributes
-from temporalio.api.protocol.v1 import Message
 from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest
 
 from perdure.core.clock import duration_ns
 from perdure.core.errors import ApiError, failed_precondition, invalid_argument, not_found
-from perdure.core.execution import RunKey
 from perdure.engine.partition import Refused
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow import notes
+from perdure.features.workflow.commands import CommandRefused, Completion
 from perdure.features.workflow.registry import COMMANDS
 from perdure.features.workflow.run.builds import forget_old_reset_points
+from perdure.features.workflow.run.closing import SERVER_IDENTITY, terminate
 from perdure.features.workflow.state import Status, WorkflowTask
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.completion_pages import all_commands, keep_page
-from perdure.features.workflow.task.lifecycle import fail_task, schedule_task, start_task, time_out, write_task_events
+from perdure.features.workflow.task.lifecycle import fail_task, schedule_task, start_task, write_task_events
+from perdure.features.workflow.task.problems import handle_problem
 from perdure.features.workflow.task.queries import answer_queries
+from perdure.features.workflow.task.speculative import can_be_discarded, schedule_speculative_task
+from perdure.features.workflow.task.timeouts import time_out
 from perdure.features.workflow.task.worker_versions import inline_stamp
+from perdure.features.workflow.update.lifecycle import fail_sent
+from perdure.features.workflow.update.messages import outgoing, take_rest
 
 C = CommandType
 Cause = WorkflowTaskFailedCause
@@ -44,79 +46,6 @@ CLOSING = frozenset(
 INLINE_REQUEST_ID = "request-from-RespondWorkflowTaskCompleted"
 
 
-class CommandRefused(Exception):
-    """A command is impossible: the workflow task fails with this cause, and the worker is told.
-
-    cause: shows in the failed event. message: without the cause's name, which is put before it. terminate: the run cannot go on (its data
-    is too big).
-    """
-
-    def __init__(self, cause: WorkflowTaskFailedCause.ValueType, message: str = "", *, terminate: bool = False) -> None:
-        super().__init__(message)
-        self.cause = cause
-        self.terminate = terminate
-        name = "".join(word.capitalize() for word in Cause.Name(cause).removeprefix("WORKFLOW_TASK_FAILED_CAUSE_").split("_"))
-        self.message = f"{name}: {message}" if message else name
-
-
-def require_attributes(command: Command, field: str, cause: WorkflowTaskFailedCause.ValueType) -> None:
-    """Refuse a command that lacks the attributes of its type. field: of Command."""
-    if not command.HasField(cast("Any", field)):
-        name = "".join(word.capitalize() for word in field.split("_"))
-        raise CommandRefused(cause, f"{name} is not set on {name.removesuffix('Attributes')}.")
-
-
-def refuse_if_too_big(size: int, limit: int, cause: WorkflowTaskFailedCause.ValueType, message: str) -> None:
-    """Data over a size limit cannot be retried smaller: it ends the run."""
-    if size > limit:
-        raise CommandRefused(cause, message, terminate=True)
-
-
-def refuse_if_too_many(pending: int, limit: int, cause: WorkflowTaskFailedCause.ValueType, what: str) -> None:
-    """limit: 0 for none."""
-    if pending >= limit > 0:
-        raise CommandRefused(cause, f"the number of {what}, {pending}, has reached the per-workflow limit of {limit}")
-
-
-@contextmanager
-def refusing(
-    cause: WorkflowTaskFailedCause.ValueType, prefix: str = "", suffix: str = "", *, terminate: bool = False
-) -> Generator[None, None, None]:
-    """Turn a failed check (an ApiError) of a command's attributes into the refusal of the command. prefix, suffix: around its message."""
-    try:
-        yield
-    except ApiError as error:
-        raise CommandRefused(cause, f"{prefix}{error.message}{suffix}", terminate=terminate) from None
-
-
-@dataclass(slots=True)
-class Completion:
-    """What command handlers know beside the step.
-
-    transaction: for commands that begin another run. completed_event_id: of the workflow task that the commands belong to.
-    eager_activities: scheduled event ids of activities that the worker wants to run itself at once. started_children: workflow ids
-    of the children that these commands start. messages: of the completion, not handled yet. discarded: the task was in memory only and
-    has left no trace; then completed_event_id is 0. started_next: the worker gets the next task with the answer; outgoing: the messages
-    for it.
-    """
-
-    transaction: Transaction
-    request: RespondWorkflowTaskCompletedRequest
-    completed_event_id: int
-    messages: list[Message] = field(default_factory=list[Message])
-    discarded: bool = False
-    eager_activities: list[int] = field(default_factory=list[int])
-    started_children: set[str] = field(default_factory=set[str])
-    outgoing: list[Message] = field(default_factory=list[Message])
-    started_next: bool = False
-
-    @property
-    def run(self) -> RunKey:
-        run = self.transaction.run
-        assert run is not None
-        return run.key
-
-
 def complete_task(step: WorkflowStep, transaction: Transaction, request: RespondWorkflowTaskCompletedRequest) -> Completion | ApiError:
     """End the started task and carry out its commands. The caller has checked the task token.
 
@@ -124,9 +53,6 @@ def complete_task(step: WorkflowStep, transaction: Transaction, request: Respond
     Raises ApiError for a sequence of commands that no SDK sends (nothing is recorded, the task stays with the worker), and
     Refused for a command that fails the task.
     """
-    from perdure.features.workflow.task.speculative import can_be_discarded
-    from perdure.features.workflow.update.messages import take_rest
-
     _check_request(step, request)
     overflows = request.intermediate_page and not keep_page(step, request)
     if request.intermediate_page and not overflows:
@@ -212,9 +138,6 @@ def _record_completed(step: WorkflowStep, request: RespondWorkflowTaskCompletedR
 
 def _schedule_next(step: WorkflowStep, completion: Completion, original_scheduled_at: int) -> None:
     """Schedule the next task if there is anything to do, and start it at once if the worker asks for it."""
-    from perdure.features.workflow.task.speculative import schedule_speculative_task
-    from perdure.features.workflow.update.messages import outgoing
-
     request = completion.request
     if request.force_create_new_workflow_task:
         schedule_task(step, original_scheduled_at=original_scheduled_at)
@@ -271,9 +194,6 @@ def _refuse(refused: CommandRefused, request: RespondWorkflowTaskCompletedReques
 
     From the second attempt on nothing is recorded: the task stays with the worker until it times out, which slows the retries down.
     """
-    from perdure.features.workflow.run.closing import terminate
-    from perdure.features.workflow.task.problems import handle_problem
-    from perdure.features.workflow.update.lifecycle import fail_sent
 
     def instead(transaction: Transaction) -> ApiError:
         assert transaction.run is not None
@@ -288,7 +208,7 @@ def _refuse(refused: CommandRefused, request: RespondWorkflowTaskCompletedReques
         failure = Failure(message=refused.message, server_failure_info=ServerFailureInfo())
         fail_task(step, refused.cause, failure, request.identity, binary_checksum=request.binary_checksum)
         if refused.terminate:
-            terminate(step, refused.message, "history-service")
+            terminate(step, refused.message, SERVER_IDENTITY)
         else:
             handle_problem(step)
             schedule_task(step)

@@ -15,8 +15,6 @@ from perdure.core.errors import ApiError, Code, invalid_argument
 from perdure.features.workflow.state import WorkflowTask
 from perdure.features.workflow.step import WorkflowStep
 
-MOST_PAGES = 1024
-
 TaskId = tuple[int, int, int]
 
 

@@ -27,7 +27,6 @@ from temporalio.api.history.v1 import (
     WorkflowTaskFailedEventAttributes,
     WorkflowTaskScheduledEventAttributes,
     WorkflowTaskStartedEventAttributes,
-    WorkflowTaskTimedOutEventAttributes,
 )
 from temporalio.api.taskqueue.v1 import TaskQueue
 
@@ -35,11 +34,13 @@ from perdure.core.clock import SECOND, duration_ns, timestamp_ns, to_duration, t
 from perdure.core.execution import Touch
 from perdure.core.jobs import decides
 from perdure.features.workflow import notes
-from perdure.features.workflow.jobs import FirstTaskDue, WorkflowTaskTimeout
-from perdure.features.workflow.registry import applies, applies_note
+from perdure.features.workflow.jobs import FirstTaskDue
+from perdure.features.workflow.registry import EVENT_APPLIERS, applies, applies_note
 from perdure.features.workflow.state import TaskStatus, WorkflowState, WorkflowTask, WorkflowVolatile
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.failure_series import count_failure, count_timeout, end_series
+from perdure.features.workflow.task.reported_problems import report_problems
+from perdure.features.workflow.update.counts import too_many
 
 BACKOFF_INITIAL = 5 * SECOND
 """By so much the timeout of a task that keeps failing grows first."""
@@ -179,8 +180,6 @@ def start_task(step: WorkflowStep, identity: str, request_id: str, worker_versio
 
 def suggest_continue_as_new(step: WorkflowStep) -> list[SuggestContinueAsNewReason.ValueType]:
     """Why the worker should continue as new soon; empty when it need not."""
-    from perdure.features.workflow.update.lifecycle import too_many
-
     reasons: list[SuggestContinueAsNewReason.ValueType] = []
     if step.state.history_size >= step.limits.history_size_suggest_continue_as_new_bytes:
         reasons.append(SuggestContinueAsNewReason.SUGGEST_CONTINUE_AS_NEW_REASON_HISTORY_SIZE_TOO_LARGE)
@@ -293,31 +292,6 @@ def fail_task(
     )  # fmt: skip
 
 
-@decides(WorkflowTaskTimeout)
-def time_out_task(step: WorkflowStep, job: WorkflowTaskTimeout) -> None:
-    time_out(step, started=job.started)
-
-
-def time_out(step: WorkflowStep, *, started: bool) -> None:
-    """The worker was too slow: try again. started: to answer the task, not to take it."""
-    task = step.state.task
-    if task.status == TaskStatus.TRANSIENT_STARTED:
-        step.note(notes.TransientTaskTimedOut())
-    else:
-        timeout = TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE if started else TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START
-        started_event_id = task.started_event_id if started else 0
-        step.event(
-            WorkflowTaskTimedOutEventAttributes(
-                scheduled_event_id=task.scheduled_event_id, started_event_id=started_event_id, timeout_type=timeout
-            )
-        )
-    if started:
-        from perdure.features.workflow.task.problems import handle_problem
-
-        handle_problem(step)
-    schedule_task(step)
-
-
 def _end(state: WorkflowState, touch: Touch, *, counts: bool) -> None:
     task = state.task
     if state.sticky_queue:
@@ -387,8 +361,6 @@ def _completed(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     task.last_started_event_id = attributes.started_event_id
     end_series(task)
     if state.reported_problems:
-        from perdure.features.workflow.task.problems import report_problems
-
         report_problems(state, [])
     state.close_attempted = False
     state.last_completed_identity = attributes.identity
@@ -416,8 +388,6 @@ def end_stickiness(step: WorkflowStep) -> None:
 # -- buffered events -------------------------------------------------------------------------------------------
 @applies_note(notes.EventBuffered)
 def _buffered(state: WorkflowState, note: notes.EventBuffered, touch: Touch) -> None:
-    from perdure.features.workflow.registry import EVENT_APPLIERS
-
     EVENT_APPLIERS[note.event.event_type](state, note.event, touch)
     state.buffer.append(note.event)
 

@@ -15,12 +15,11 @@ from perdure.features.workflow import notes
 from perdure.features.workflow.registry import applies_note
 from perdure.features.workflow.run.closing import SERVER_IDENTITY, close
 from perdure.features.workflow.run.pause import pause
-from perdure.features.workflow.run.server_attributes import set_keywords
 from perdure.features.workflow.state import WorkflowState, WorkflowTask
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.failure_series import told
+from perdure.features.workflow.task.reported_problems import report_problems
 
-REPORTED_PROBLEMS = "TemporalReportedProblems"
 LONGEST_REASON = 500
 """Characters of a failure's message that a pause repeats: the reason is a search attribute, too."""
 
@@ -84,9 +83,3 @@ def _failure(task: WorkflowTask) -> Failure:
 @applies_note(notes.ProblemsReported)
 def _reported(state: WorkflowState, note: notes.ProblemsReported, touch: Touch) -> None:
     report_problems(state, note.keywords)
-
-
-def report_problems(state: WorkflowState, keywords: list[str]) -> None:
-    """Let the run be found by what is wrong with it; nothing: it is well."""
-    state.reported_problems = list(keywords)
-    set_keywords(state, REPORTED_PROBLEMS, keywords)

@@ -28,8 +28,6 @@ from perdure.engine.transaction import Transaction
 from perdure.features.workflow.state import Status, WorkflowState, WorkflowVolatile
 from perdure.features.workflow.step import WorkflowStep
 
-FAILS_FROM_ATTEMPT = 3
-
 Answer = asyncio.Future[WorkflowQueryResult]
 
 

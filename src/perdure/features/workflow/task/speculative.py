@@ -17,11 +17,8 @@ from temporalio.api.update.v1 import Rejection
 from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest
 
 from perdure.core.clock import duration_ns
-from perdure.core.jobs import decides
-from perdure.features.workflow.jobs import SpeculativeTaskTimeout
 from perdure.features.workflow.state import SpeculativeTask, TaskStatus
 from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.task.lifecycle import time_out, write_task_events
 
 
 def schedule_speculative_task(step: WorkflowStep) -> None:
@@ -54,9 +51,3 @@ def can_be_discarded(step: WorkflowStep, request: RespondWorkflowTaskCompletedRe
     shown = step.state.next_event_id - (step.state.task.last_started_event_id + 2)
     most = step.limits.discarded_task_events if request.capabilities.discard_speculative_workflow_task_with_events else 0
     return shown <= most and all(message.body.Is(Rejection.DESCRIPTOR) for message in request.messages)
-
-
-@decides(SpeculativeTaskTimeout)
-def time_out_speculative_task(step: WorkflowStep, job: SpeculativeTaskTimeout) -> None:
-    write_task_events(step)
-    time_out(step, started=job.started)

@@ -21,7 +21,6 @@ ADMITTED and SENT live in :class:`WorkflowVolatile`; ACCEPTED and what follows a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 from temporalio.api.common.v1 import Callback
@@ -52,6 +51,7 @@ from perdure.features.workflow.registry import applies, applies_note, numbered
 from perdure.features.workflow.state import Status, Update, UpdateCallback, WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.speculative import schedule_speculative_task
+from perdure.features.workflow.update.counts import in_flight
 from perdure.features.workflow.update.registry import PendingStatus, PendingUpdate
 
 E = EventType
@@ -130,18 +130,6 @@ def _check_limits(step: WorkflowStep, request: Request) -> None:
     if size >= limits.updates_in_flight_payload_bytes > 0:
         most = limits.updates_in_flight_payload_bytes
         raise resource_exhausted(f"limit on total payload size of in-flight updates has been reached ({most} bytes)", exhausted, scope)
-
-
-def in_flight(step: WorkflowStep) -> int:
-    """How many updates are not completed."""
-    return len(step.state.updates) + sum(update_id not in step.state.updates for update_id in step.volatile.updates)
-
-
-def too_many(step: WorkflowStep) -> bool:
-    """Whether the run has had so many updates that it should continue as new."""
-    limits = step.limits
-    threshold = math.ceil(limits.updates_total * limits.updates_suggest_continue_as_new_ratio)
-    return in_flight(step) + len(step.state.completed_updates) >= threshold > 0
 
 
 # -- callbacks -------------------------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ from temporalio.api.protocol.v1 import Message
 from temporalio.api.update.v1 import Acceptance, Rejection, Request, Response
 
 from perdure.core.errors import invalid_argument
+from perdure.features.workflow.commands import CommandRefused, Completion
 from perdure.features.workflow.registry import command
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.task.completion import CommandRefused, Completion
 from perdure.features.workflow.update import lifecycle as updates
 from perdure.features.workflow.update.registry import PendingStatus, PendingUpdate
 

@@ -1,0 +1,92 @@
+"""What every handler of a worker's command needs: what it knows beside the step, and how it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from temporalio.api.command.v1 import Command
+from temporalio.api.enums.v1 import WorkflowTaskFailedCause
+from temporalio.api.protocol.v1 import Message
+from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest
+
+from perdure.core.errors import ApiError
+from perdure.core.execution import RunKey
+from perdure.engine.transaction import Transaction
+
+
+class CommandRefused(Exception):
+    """A command is impossible: the workflow task fails with this cause, and the worker is told.
+
+    cause: shows in the failed event. message: without the cause's name, which is put before it. terminate: the run cannot go on (its data
+    is too big).
+    """
+
+    def __init__(self, cause: WorkflowTaskFailedCause.ValueType, message: str = "", *, terminate: bool = False) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.terminate = terminate
+        name = "".join(
+            word.capitalize() for word in WorkflowTaskFailedCause.Name(cause).removeprefix("WORKFLOW_TASK_FAILED_CAUSE_").split("_")
+        )
+        self.message = f"{name}: {message}" if message else name
+
+
+def require_attributes(command: Command, field: str, cause: WorkflowTaskFailedCause.ValueType) -> None:
+    """Refuse a command that lacks the attributes of its type. field: of Command."""
+    if not command.HasField(cast("Any", field)):
+        name = "".join(word.capitalize() for word in field.split("_"))
+        raise CommandRefused(cause, f"{name} is not set on {name.removesuffix('Attributes')}.")
+
+
+def refuse_if_too_big(size: int, limit: int, cause: WorkflowTaskFailedCause.ValueType, message: str) -> None:
+    """Data over a size limit cannot be retried smaller: it ends the run."""
+    if size > limit:
+        raise CommandRefused(cause, message, terminate=True)
+
+
+def refuse_if_too_many(pending: int, limit: int, cause: WorkflowTaskFailedCause.ValueType, what: str) -> None:
+    """limit: 0 for none."""
+    if pending >= limit > 0:
+        raise CommandRefused(cause, f"the number of {what}, {pending}, has reached the per-workflow limit of {limit}")
+
+
+@contextmanager
+def refusing(
+    cause: WorkflowTaskFailedCause.ValueType, prefix: str = "", suffix: str = "", *, terminate: bool = False
+) -> Generator[None, None, None]:
+    """Turn a failed check (an ApiError) of a command's attributes into the refusal of the command. prefix, suffix: around its message."""
+    try:
+        yield
+    except ApiError as error:
+        raise CommandRefused(cause, f"{prefix}{error.message}{suffix}", terminate=terminate) from None
+
+
+@dataclass(slots=True)
+class Completion:
+    """What command handlers know beside the step.
+
+    transaction: for commands that begin another run. completed_event_id: of the workflow task that the commands belong to.
+    eager_activities: scheduled event ids of activities that the worker wants to run itself at once. started_children: workflow ids
+    of the children that these commands start. messages: of the completion, not handled yet. discarded: the task was in memory only and
+    has left no trace; then completed_event_id is 0. started_next: the worker gets the next task with the answer; outgoing: the messages
+    for it.
+    """
+
+    transaction: Transaction
+    request: RespondWorkflowTaskCompletedRequest
+    completed_event_id: int
+    messages: list[Message] = field(default_factory=list[Message])
+    discarded: bool = False
+    eager_activities: list[int] = field(default_factory=list[int])
+    started_children: set[str] = field(default_factory=set[str])
+    outgoing: list[Message] = field(default_factory=list[Message])
+    started_next: bool = False
+
+    @property
+    def run(self) -> RunKey:
+        run = self.transaction.run
+        assert run is not None
+        return run.key
