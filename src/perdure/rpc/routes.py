@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError, Message
 from perdure.core.call import Call, Method
 from perdure.core.errors import ApiError, Code
 from perdure.rpc.dispatch import Dispatcher
+from perdure.rpc.names import TextCheck, text_check
 
 Answer = Callable[[bytes, Call], Awaitable[bytes]]
 """(request, call) → response. Raises ApiError and nothing else."""
@@ -41,6 +42,9 @@ Route = Unary | Streaming
 _UNPARSABLE = ApiError(Code.INTERNAL, "grpc: error unmarshalling request: proto: cannot parse invalid wire-format data")
 
 
+_ZERO = b"\0"
+
+
 class Routes:
     """The API's methods, and what else is served on the same port.
 
@@ -64,12 +68,18 @@ class Routes:
     def _answer(self, method: Method) -> Answer:
         parse: Callable[[bytes], Message] = method.request_type.FromString
         handler = self._dispatcher.handler(method)
+        is_built = method.handler is not None
+        check_text: TextCheck | None = None
 
         async def answer(data: bytes, call: Call) -> bytes:
+            nonlocal check_text
             try:
                 request = parse(data)
             except DecodeError:
                 raise _UNPARSABLE from None
+            if _ZERO in data and is_built:  # most requests without U+0000 have none: numbers that are 0 are not sent
+                check_text = check_text or text_check(method.request_type.DESCRIPTOR)
+                check_text(request)
             response: Any = await handler(request, call)
             return response if type(response) is bytes else response.SerializeToString()
 

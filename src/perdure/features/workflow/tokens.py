@@ -66,6 +66,8 @@ def decode_token(data: bytes) -> TaskToken:
         message = _Message.FromString(data)
     except DecodeError:
         raise invalid_argument("Error deserializing task token.") from None
+    if "\0" in message.workflow_id:
+        raise invalid_argument("Error deserializing task token.")
     return TaskToken(*_values(message))
 
 

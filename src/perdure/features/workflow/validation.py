@@ -47,6 +47,12 @@ def check_duration(duration: Duration, what: str) -> None:
 _USUAL_RUN_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 
 
+def check_storable(text: str, what: str) -> None:
+    """Refuse an id or a name with U+0000, which PostgreSQL cannot keep. Requests are checked before; this is for commands and tokens."""
+    if "\0" in text:
+        raise invalid_argument(f"{what} holds the character U+0000, which no id or name can have.")
+
+
 def check_run_id(run_id: str) -> None:
     """A run id is a UUID or empty."""
     if run_id and not _USUAL_RUN_ID(run_id):
@@ -78,6 +84,7 @@ def check_task_queue(queue: TaskQueue | None, length_limit: int) -> None:
     queue.kind = queue.kind or TaskQueueKind.TASK_QUEUE_KIND_NORMAL
     if len(queue.name.encode()) > length_limit:
         raise invalid_argument("taskQueue length exceeds limit")
+    check_storable(queue.name, "taskQueue")
     if queue.name.startswith(RESERVED_QUEUE_PREFIX):
         raise invalid_argument(f"task queue name cannot start with reserved prefix {RESERVED_QUEUE_PREFIX}")
 

@@ -71,6 +71,7 @@ from perdure.features.workflow.validation import (
     check_duration,
     check_priority,
     check_retry_policy,
+    check_storable,
     check_task_queue,
     fill_retry_policy,
 )
@@ -147,6 +148,9 @@ def _check(step: WorkflowStep, attributes: Attributes, namespace: Namespace) -> 
 def _check_names(step: WorkflowStep, attributes: Attributes) -> None:
     limit = step.limits.max_id_length
     workflow_id, workflow_type, namespace = attributes.workflow_id, attributes.workflow_type.name, attributes.namespace
+    with refusing(CAUSE):
+        check_storable(workflow_id, f"WorkflowId on {NAME}")
+        check_storable(workflow_type, f"WorkflowType on {NAME}")
     if not workflow_id:
         message = f"Required field WorkflowId is not set on {NAME}. WorkflowType={workflow_type} Namespace={namespace}"
         raise CommandRefused(CAUSE, message)

@@ -30,6 +30,7 @@ from perdure.features.workflow.commands import (
     Completion,
     refuse_if_too_big,
     refuse_if_too_many,
+    refusing,
     require_attributes,
 )
 from perdure.features.workflow.other_runs.children import target_namespace
@@ -38,6 +39,7 @@ from perdure.features.workflow.registry import applies, command
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.lifecycle import schedule_task
+from perdure.features.workflow.validation import check_storable
 
 E = EventType
 Cause = WorkflowTaskFailedCause
@@ -66,6 +68,8 @@ def request_cancel_external(step: WorkflowStep, command: Command, completion: Co
     limit = step.limits.max_id_length
     if not workflow_id:
         raise CommandRefused(CANCEL_CAUSE, f"WorkflowId is not set on {CANCEL_NAME}. Namespace={given} RunId={run_id}")
+    with refusing(CANCEL_CAUSE):
+        check_storable(workflow_id, f"WorkflowId on {CANCEL_NAME}")
     if (length := len(workflow_id.encode())) > limit:
         message = f"WorkflowId={workflow_id} Length={length} Limit={limit} RunId={run_id} Namespace={given}"
         raise CommandRefused(CANCEL_CAUSE, f"WorkflowId on {CANCEL_NAME} exceeds length limit. {message}")
@@ -167,6 +171,8 @@ def _check_signal(step: WorkflowStep, attributes: SignalExternalWorkflowExecutio
     given, name, limit = attributes.namespace, attributes.signal_name, step.limits.max_id_length
     if not workflow_id:
         raise CommandRefused(SIGNAL_CAUSE, f"WorkflowId is not set on {SIGNAL_NAME}. Namespace={given} RunId={run_id} SignalName={name}")
+    with refusing(SIGNAL_CAUSE):
+        check_storable(workflow_id, f"WorkflowId on {SIGNAL_NAME}")
     if (length := len(workflow_id.encode())) > limit:
         message = f"WorkflowId={workflow_id} Length={length} Limit={limit} Namespace={given} RunId={run_id} SignalName={name}"
         raise CommandRefused(SIGNAL_CAUSE, f"WorkflowId on {SIGNAL_NAME} exceeds length limit. {message}")

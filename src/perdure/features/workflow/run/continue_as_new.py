@@ -23,6 +23,7 @@ from perdure.features.workflow.validation import (
     capped_task_timeout,
     check_duration,
     check_retry_policy,
+    check_storable,
     check_task_queue,
     fill_retry_policy,
 )
@@ -55,6 +56,8 @@ def _check(step: WorkflowStep, attributes: Attributes) -> None:
     if not attributes.workflow_type.name:
         attributes.workflow_type.CopyFrom(started.workflow_type)
     name = attributes.workflow_type.name
+    with refusing(CAUSE):
+        check_storable(name, f"WorkflowType on {NAME}")
     if (length := len(name.encode())) > limit:
         message = f"WorkflowType on {NAME} exceeds length limit. WorkflowType={name} Length={length} Limit={limit}"
         raise CommandRefused(CAUSE, message)
