@@ -10,7 +10,7 @@ import pytest
 from temporalio.api.command.v1 import Command
 from temporalio.api.enums.v1 import CommandType, IndexedValueType, WorkflowTaskFailedCause
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
-from temporalio.api.workflowservice import v1 as api
+from temporalio.api.workflowservice import v1 as typed_api
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -20,6 +20,7 @@ from perdure.features.workflow.tokens import TaskToken, encode_token
 from tests.support.requests import describe, events, execution, poll, signal, start, start_request, terminate
 
 BAD = "a\0b"
+api: Any = typed_api
 Cause = WorkflowTaskFailedCause
 
 REQUESTS: list[tuple[str, Any, str]] = [
@@ -82,7 +83,8 @@ async def test_texts_that_are_no_names_may_hold_anything(client: Client) -> None
 
 def _command(kind: str, **attributes: Any) -> Command:
     field = f"{kind}_command_attributes"
-    return Command(command_type=CommandType.Value(f"COMMAND_TYPE_{kind.upper()}"), **{field: attributes})
+    untyped: Any = Command
+    return untyped(command_type=CommandType.Value(f"COMMAND_TYPE_{kind.upper()}"), **{field: attributes})
 
 
 COMMANDS = [

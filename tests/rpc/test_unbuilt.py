@@ -42,6 +42,6 @@ async def test_whole_server_names_what_it_has_not_got(whole_server: Server) -> N
     unbuilt = [method for method in whole_server.core.methods if method.handler is None]
     async with grpc.aio.insecure_channel(whole_server.grpc_address) as channel:
         for method in unbuilt:
-            for request in (b"", b"\x0a\x02a\0"):
+            for request in (b"", b"\x0a\x02a\0", b"no message at all"):
                 answer = await refusal(channel, method.name, request, service=method.service)
                 assert answer == (grpc.StatusCode.UNIMPLEMENTED, f"{method.name} is not implemented by this server.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from perdure.core.errors import invalid_argument
@@ -33,9 +33,9 @@ TextCheck = Callable[[Any], None]
 """Raises ApiError INVALID_ARGUMENT for a request with U+0000 in an id, a name or a query."""
 
 
-def text_check(descriptor: Descriptor) -> TextCheck:
+def text_check(request_type: type[Message]) -> TextCheck:
     """The check of one type of request. It is slow: call it only for requests whose bytes hold a zero, which few do."""
-    paths = tuple(_paths(descriptor, frozenset()))
+    paths = tuple(_paths(request_type.DESCRIPTOR, frozenset()))
 
     def check(request: Message) -> None:
         for path in paths:
@@ -45,7 +45,7 @@ def text_check(descriptor: Descriptor) -> TextCheck:
     return check
 
 
-def _paths(descriptor: Descriptor, outer: frozenset[str]) -> Iterable[tuple[str, ...]]:
+def _paths(descriptor: Any, outer: frozenset[str]) -> Iterable[tuple[str, ...]]:
     """Where a message of this type, and those in it, have ids, names and queries."""
     for field in descriptor.fields:
         inner = field.message_type

@@ -68,8 +68,10 @@ class Routes:
     def _answer(self, method: Method) -> Answer:
         parse: Callable[[bytes], Message] = method.request_type.FromString
         handler = self._dispatcher.handler(method)
-        is_built = method.handler is not None
         check_text: TextCheck | None = None
+
+        async def refuse(data: bytes, call: Call) -> bytes:
+            return await handler(None, call)
 
         async def answer(data: bytes, call: Call) -> bytes:
             nonlocal check_text
@@ -77,13 +79,13 @@ class Routes:
                 request = parse(data)
             except DecodeError:
                 raise _UNPARSABLE from None
-            if _ZERO in data and is_built:  # most requests without U+0000 have none: numbers that are 0 are not sent
-                check_text = check_text or text_check(method.request_type.DESCRIPTOR)
+            if _ZERO in data:  # most requests without U+0000 have none: numbers that are 0 are not sent
+                check_text = check_text or text_check(method.request_type)
                 check_text(request)
             response: Any = await handler(request, call)
             return response if type(response) is bytes else response.SerializeToString()
 
-        return answer
+        return answer if method.handler is not None else refuse
 
     def _unknown(self, path: str) -> Route:
         service, slash, method = path.removeprefix("/").rpartition("/")
