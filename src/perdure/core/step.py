@@ -47,7 +47,7 @@ class Step(Generic[S, V]):
         self.volatile_changed = False
         self.effects: list[Callable[[], None]] = []
         #: Begins another run of the same chain, in the same commit: given its id, returns its step. The engine sets it.
-        self.begin_run: Callable[[str], AnyStep] = _no_transaction
+        self.begin_run: Callable[[str], AnyStep] = no_transaction
         #: Of a run that this step creates: the id of the run that was the current one before, "" for none.
         self.previous_run_id = ""
         self._undoes: list[Callable[[], None]] = []
@@ -107,7 +107,8 @@ class Step(Generic[S, V]):
         self.effects.append(effect)
 
 
-def _no_transaction(run_id: str) -> AnyStep:
+def no_transaction(run_id: str) -> AnyStep:
+    """In place of :attr:`Step.begin_run` where there is no transaction."""
     raise RuntimeError("this step belongs to no transaction")
 
 

@@ -149,6 +149,7 @@ class Partition:
             self._undo(transaction)
             raise
         finally:
+            transaction.close()
             chain.users -= 1
             self.cache.trim()
         return await self.transact_early(key, run.key.run_id if run else run_id, instead)
@@ -213,6 +214,8 @@ class Partition:
             log.exception("%s of %s failed", type(job).__name__, execution.key)
             # Its records, if any, are undone by a reload; that would try again at once, and for ever.
             self._undo(transaction, reload_after=FAILED_JOB_RETRY_SECONDS)
+        finally:
+            transaction.close()
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Run something in the background; it ends with the partition."""

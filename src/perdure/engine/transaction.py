@@ -10,7 +10,7 @@ from typing import Any
 
 from perdure.core.execution import ChainKey, Kind, RunKey
 from perdure.core.ids import IdSource
-from perdure.core.step import AnyStep
+from perdure.core.step import AnyStep, no_transaction
 from perdure.engine.live import AnyExecution, Chain, Execution
 from perdure.store.protocol import SLOTS, Header, JournalRow
 
@@ -90,6 +90,11 @@ class Transaction:
             JournalRow(execution.uid, row.sequence, row.first_event_id, row.event_count, row.events, row.notes) for row in rows
         ]
         return step
+
+    def close(self) -> None:
+        """It is over. Its steps forget it: objects that hold each other would have to be found by the garbage collector."""
+        for step in self.steps.values():
+            step.begin_run = no_transaction
 
     def after_commit(self, effect: Callable[[], None]) -> None:
         """Call something once the transaction is durable. Must be quick and must not raise."""

@@ -334,6 +334,7 @@ class Writer:
                 effect()
             except Exception:  # a bug of ours; the others, and the writer itself, go on
                 log.exception("an effect of commit %d failed", group.number)
+        group.effects.clear()  # they hold what holds the group
         group.finish()
 
     async def _resolve(self, group: Group, reason: Exception) -> None:
@@ -362,4 +363,5 @@ class Writer:
             self._observer.commit_failed()
         self._on_failed(groups)
         for lost in groups:
+            lost.effects.clear()
             lost.finish(unavailable("The store could not commit this request; nothing of it happened. Try again with the same request id."))
