@@ -29,45 +29,40 @@ def commit_statement(fence: tuple[int, int, int], rows: CommitRows) -> tuple[str
         if uids:
             arguments.append(uids)
     for part in (rows.journal, rows.headers, rows.side, rows.side_removed, rows.snapshots):
-        if part:
+        if len(part) == 1:
+            arguments.extend(part[0])
+        elif part:
             arguments.extend(zip(*part, strict=True))
-    parts = (
-        bool(rows.removed),
-        bool(rows.superseded),
-        bool(rows.journal),
-        bool(rows.headers),
-        bool(rows.side),
-        bool(rows.side_removed),
-        bool(rows.snapshots),
-    )
-    return _text(*parts), arguments
+    # How many rows there are counts only as none, one or several.
+    sizes = [min(len(part), 2) for part in (rows.journal, rows.headers, rows.side, rows.side_removed, rows.snapshots)]
+    return _text(bool(rows.removed), bool(rows.superseded), *sizes), arguments
 
 
 @cache
-def _text(removed: bool, superseded: bool, journal: bool, headers: bool, side: bool, side_removed: bool, snapshots: bool) -> str:
+def _text(removed: bool, superseded: bool, journal: int, headers: int, side: int, side_removed: int, snapshots: int) -> str:
     """The text for a commit that has these parts: a few shapes are all that ever come, so each is prepared once per connection."""
     builder = _Builder()
     earlier: list[str] = []
     if removed:
-        uids = builder.argument("bigint")
+        uids = builder.argument("bigint[]")
         for table in sql.EXECUTION_TABLES:
             builder.part(f"removed_{table.name}", f"DELETE FROM {table.name} USING fence WHERE uid = ANY({uids}) RETURNING uid")
         earlier.append("removed_headers")
     if superseded:
-        uids = builder.argument("bigint")
+        uids = builder.argument("bigint[]")
         builder.part("superseded", f"UPDATE headers SET is_current = FALSE FROM fence WHERE uid = ANY({uids}) RETURNING uid")
         earlier.append("superseded")
     if journal:
-        builder.insert(sql.JOURNAL, "")
+        builder.insert(sql.JOURNAL, "", journal)
     if headers:
-        builder.insert(sql.HEADERS, sql.HEADERS.upsert, earlier)
+        builder.insert(sql.HEADERS, sql.HEADERS.upsert, headers, earlier)
     if side:
-        builder.insert(sql.SIDE, sql.SIDE.upsert)
+        builder.insert(sql.SIDE, sql.SIDE.upsert, side)
     if side_removed:
-        keys = builder.unnest(_SIDE_KEYS)
+        keys = builder.new(_SIDE_KEYS, side_removed)
         builder.part("removed_side_rows", f"DELETE FROM side USING fence, {keys} WHERE side.uid = new.uid AND side.name = new.name")
     if snapshots:
-        builder.insert(sql.SNAPSHOTS, sql.SNAPSHOTS.upsert)
+        builder.insert(sql.SNAPSHOTS, sql.SNAPSHOTS.upsert, snapshots)
     return builder.text()
 
 
@@ -78,14 +73,16 @@ class _Builder:
 
     def argument(self, kind: str) -> str:
         self._arguments += 1
-        return f"${self._arguments}::{kind}[]"
+        return f"${self._arguments}::{kind}"
 
-    def unnest(self, table: Table) -> str:
-        """The table's new rows from one array per column, as `new`."""
-        return f"unnest({', '.join(self.argument(kind) for kind in table.columns.values())}) AS new ({table.names})"
+    def new(self, table: Table, size: int) -> str:
+        """The table's new rows, as `new`: one from plain arguments, which costs less, or several from one array per column."""
+        if size == 1:
+            return f"(SELECT {', '.join(self.argument(kind) for kind in table.columns.values())}) AS new ({table.names})"
+        return f"unnest({', '.join(self.argument(f'{kind}[]') for kind in table.columns.values())}) AS new ({table.names})"
 
-    def insert(self, table: Table, ending: str, earlier: Sequence[str] = ()) -> None:
-        source = ", ".join(["fence", *(f"(SELECT COUNT(*) FROM {name}) AS after_{name}" for name in earlier), self.unnest(table)])
+    def insert(self, table: Table, ending: str, size: int, earlier: Sequence[str] = ()) -> None:
+        source = ", ".join(["fence", *(f"(SELECT COUNT(*) FROM {name}) AS after_{name}" for name in earlier), self.new(table, size)])
         values = ", ".join(f"new.{name}" for name in table.columns)
         self.part(f"new_{table.name}", f"INSERT INTO {table.name} ({table.names}) SELECT {values} FROM {source}{ending}")
 
