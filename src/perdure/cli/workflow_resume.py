@@ -6,16 +6,14 @@ import argparse
 import json
 import uuid
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perdure.cli.connection import Connection, add_connection_flags, connect
 from perdure.cli.parser import CommandError, Parser, add_switch
 from perdure.core.lean_import import defer_sdk
 
 if TYPE_CHECKING:
-    from temporalio.api.history.v1 import HistoryEvent
-
-    from perdure.features.workflow.reset.resume import ResumePoint
+    from perdure.features.workflow.reset.resume import ResumePoint, Story
 
 EXCLUDABLE = ("signals", "updates")
 
@@ -39,39 +37,42 @@ def add_resume_flags(parser: Parser) -> None:
 def resume(arguments: argparse.Namespace) -> int:
     """Run the command. Raises CommandError."""
     defer_sdk()
-    from perdure.features.workflow.reset.resume import NothingToResume, find_resume_point
+    from perdure.features.workflow.reset.resume import NothingToResume, as_json, find_resume_point
 
     with connect(arguments) as connection:
-        run_id, events = _history(connection, arguments.workflow_id, arguments.run_id)
+        run_id, story = _history(connection, arguments.workflow_id, arguments.run_id)
         try:
-            point = find_resume_point(events, event_id=arguments.event_id, activity_id=arguments.activity_id)
+            point = find_resume_point(story, event_id=arguments.event_id, activity_id=arguments.activity_id)
         except NothingToResume as nothing:
             raise CommandError(f"workflow {arguments.workflow_id}: {nothing}") from None
         new_run_id = "" if arguments.dry_run else _reset(connection, arguments, run_id, point)
     if arguments.output == "json":
-        print(json.dumps(as_json(point, run_id, new_run_id), indent=2))
+        print(json.dumps({**as_json(point, run_id), "new_run_id": new_run_id}, indent=2))
     else:
         print("\n".join(describe(point, arguments.exclude)))
         print(f"\nreset: the new run is {new_run_id}" if new_run_id else "\ndry run: nothing was changed")
     return 0
 
 
-def _history(connection: Connection, workflow_id: str, run_id: str) -> tuple[str, list[HistoryEvent]]:
+def _history(connection: Connection, workflow_id: str, run_id: str) -> tuple[str, Story]:
     """The run's id and its whole history."""
     from temporalio.api.common.v1 import WorkflowExecution
     from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest, GetWorkflowExecutionHistoryRequest
+
+    from perdure.features.workflow.reset.resume import Story
 
     execution = WorkflowExecution(workflow_id=workflow_id, run_id=run_id)
     if not run_id:
         request = DescribeWorkflowExecutionRequest(namespace=connection.namespace, execution=execution)
         execution = connection.call("DescribeWorkflowExecution", request).workflow_execution_info.execution
-    events: list[HistoryEvent] = []
+    story = Story()
     page = GetWorkflowExecutionHistoryRequest(namespace=connection.namespace, execution=execution)
     while True:
         response = connection.call("GetWorkflowExecutionHistory", page)
-        events.extend(response.history.events)
+        for event in response.history.events:
+            story.take(event)
         if not response.next_page_token:
-            return execution.run_id, events
+            return execution.run_id, story
         page.next_page_token = response.next_page_token
 
 
@@ -116,20 +117,3 @@ def describe(point: ResumePoint, excluded: Sequence[str]) -> list[str]:
 
 def _title(kind: str, name: str) -> str:
     return f"{kind} {name}".rstrip()
-
-
-def as_json(point: ResumePoint, run_id: str, new_run_id: str) -> dict[str, Any]:
-    """The same for programs."""
-    steps = [(point.failed, "runs again"), *((step, becomes.value) for step, becomes in point.again)]
-    return {
-        "run_id": run_id,
-        "new_run_id": new_run_id,
-        "workflow_task_finish_event_id": point.workflow_task_finish_event_id,
-        "steps_that_stay_done": point.kept,
-        "signals": point.signals,
-        "updates": point.updates,
-        "again": [
-            {"kind": step.kind.value, "name": step.name, "id": step.id, "event_id": step.event_id, "outcome": step.outcome, "then": then}
-            for step, then in steps
-        ],
-    }

@@ -70,7 +70,7 @@ async def _copy(
     note_bytes = kind.notes.encode([(0, created)])
     rows: list[JournalRow] = []
     at_boundary = False
-    async for row in _rows(services, base, 1, finish_event_id - 1):
+    async for row in rows_of(services, base, 1, finish_event_id - 1):
         last_event_id = row.first_event_id + row.event_count - 1
         events, count = row.events, row.event_count
         at_boundary = last_event_id == finish_event_id - 1
@@ -90,7 +90,7 @@ async def _collect(
 ) -> str:  # fmt: skip
     """Add a run's events that may have to happen again; returns the id of the run it continued as, "" for none."""
     next_run_id = ""
-    async for row in _rows(services, run, first_event_id, last_event_id):
+    async for row in rows_of(services, run, first_event_id, last_event_id):
         for event in History.FromString(row.events).events:
             if first_event_id <= event.event_id <= last_event_id and is_eligible(event, of_base=of_base):
                 events.append(event)
@@ -99,7 +99,7 @@ async def _collect(
     return next_run_id
 
 
-async def _rows(services: WorkflowServices, run: WorkflowExecution, first_event_id: int, last_event_id: int) -> AsyncIterator[JournalRow]:
+async def rows_of(services: WorkflowServices, run: WorkflowExecution, first_event_id: int, last_event_id: int) -> AsyncIterator[JournalRow]:
     """The durable journal rows with events first..last."""
     events = 0
     while first_event_id <= last_event_id:

@@ -8,7 +8,7 @@ the workflow task that began it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -79,8 +79,11 @@ class ResumePoint:
 
 
 @dataclass(slots=True)
-class _Story:
-    """A history, sorted by what it is about. tasks: [scheduled, finished) of every workflow task, finished 0 for a pending one."""
+class Story:
+    """The history of one run, sorted by what it is about. It is told event by event; :func:`find_resume_point` reads it.
+
+    tasks: [scheduled, finished) of every workflow task, finished 0 for a pending one.
+    """
 
     steps: dict[int, Step] = field(default_factory=dict[int, Step])
     tasks: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
@@ -89,14 +92,40 @@ class _Story:
     close: HistoryEvent | None = None
     last_event_id: int = 0
 
+    def take(self, event: HistoryEvent) -> None:
+        """The next event."""
+        self.last_event_id = event.event_id
+        which = event.WhichOneof("attributes")
+        attributes: Any = getattr(event, which) if which else None
+        event_type = event.event_type
+        if event_type in _BEGINS:
+            kind, name, identity = _BEGINS[event_type]
+            self.steps[event.event_id] = Step(
+                kind, event.event_id, attributes.workflow_task_completed_event_id, _field(attributes, name), _field(attributes, identity)
+            )
+        elif event_type in _STARTS:
+            _set(self, getattr(attributes, _STARTS[event_type]), started_event_id=event.event_id)
+        elif event_type in _ENDS:
+            field_name, outcome = _ENDS[event_type]
+            _set(self, getattr(attributes, field_name), ended_event_id=event.event_id, outcome=outcome)
+        elif event_type == E.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED:
+            self.tasks.append((event.event_id, 0))
+        elif event_type in _TASK_ENDS and self.tasks:
+            self.tasks[-1] = (self.tasks[-1][0], event.event_id)
+        elif event_type == E.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
+            self.signals.append(event.event_id)
+        elif event_type in (E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED, E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED):
+            self.updates.append(event.event_id)
+        elif event_type in _CLOSES:
+            self.close = event
 
-def find_resume_point(events: Sequence[HistoryEvent], *, event_id: int = 0, activity_id: str = "") -> ResumePoint:
+
+def find_resume_point(story: Story, *, event_id: int = 0, activity_id: str = "") -> ResumePoint:
     """The point to which a run is reset so that a failed step runs again.
 
-    events: the whole history of one run. event_id: the first event of a step, activity_id: of an activity, to choose the step; else it is
+    event_id: the first event of a step, activity_id: of an activity, to choose the step; else it is
     the one that made the run fail, or the one that failed last. Raises NothingToResume.
     """
-    story = _read(events)
     failed = _chosen(story, event_id, activity_id)
     last = _last_event_before(story, failed)
     again = [(step, _becomes(step, last)) for step in story.steps.values() if step is not failed and not 0 < step.ended_event_id <= last]
@@ -106,6 +135,22 @@ def find_resume_point(events: Sequence[HistoryEvent], *, event_id: int = 0, acti
     )  # fmt: skip
 
 
+def as_json(point: ResumePoint, run_id: str) -> dict[str, Any]:
+    """What a resume would do, for programs. run_id: of the run that it would be done to."""
+    steps = [(point.failed, "runs again"), *((step, becomes.value) for step, becomes in point.again)]
+    return {
+        "run_id": run_id,
+        "workflow_task_finish_event_id": point.workflow_task_finish_event_id,
+        "steps_that_stay_done": point.kept,
+        "signals": point.signals,
+        "updates": point.updates,
+        "again": [
+            {"kind": step.kind.value, "name": step.name, "id": step.id, "event_id": step.event_id, "outcome": step.outcome, "then": then}
+            for step, then in steps
+        ],
+    }
+
+
 def _becomes(step: Step, last_event_id: int) -> Again:
     if step.event_id > last_event_id:
         return Again.CODE_DECIDES
@@ -113,7 +158,7 @@ def _becomes(step: Step, last_event_id: int) -> Again:
 
 
 # -- which step -----------------------------------------------------------------------------------------------
-def _chosen(story: _Story, event_id: int, activity_id: str) -> Step:
+def _chosen(story: Story, event_id: int, activity_id: str) -> Step:
     if event_id:
         step = story.steps.get(event_id)
         if step is None:
@@ -157,7 +202,7 @@ def _blamed(failure: Failure) -> int:
 
 
 # -- which moment ---------------------------------------------------------------------------------------------
-def _last_event_before(story: _Story, step: Step) -> int:
+def _last_event_before(story: Story, step: Step) -> int:
     """The last event that the new run takes over."""
     if step.kind == StepKind.ACTIVITY:
         before = step.started_event_id or step.ended_event_id or story.last_event_id + 1
@@ -167,7 +212,7 @@ def _last_event_before(story: _Story, step: Step) -> int:
     return step.task_completed_event_id - 1
 
 
-def _last_events(story: _Story, after: int, before: int) -> Iterator[int]:
+def _last_events(story: Story, after: int, before: int) -> Iterator[int]:
     """For every workflow task: the last event between two events (both excluded) at which it was pending."""
     for scheduled, finished in story.tasks:
         last = min(finished or before, before) - 1
@@ -176,37 +221,7 @@ def _last_events(story: _Story, after: int, before: int) -> Iterator[int]:
 
 
 # -- reading --------------------------------------------------------------------------------------------------
-def _read(events: Sequence[HistoryEvent]) -> _Story:
-    story = _Story()
-    for event in events:
-        story.last_event_id = event.event_id
-        which = event.WhichOneof("attributes")
-        attributes: Any = getattr(event, which) if which else None
-        event_type = event.event_type
-        if event_type in _BEGINS:
-            kind, name, identity = _BEGINS[event_type]
-            story.steps[event.event_id] = Step(
-                kind, event.event_id, attributes.workflow_task_completed_event_id, _field(attributes, name), _field(attributes, identity)
-            )
-        elif event_type in _STARTS:
-            _set(story, getattr(attributes, _STARTS[event_type]), started_event_id=event.event_id)
-        elif event_type in _ENDS:
-            field_name, outcome = _ENDS[event_type]
-            _set(story, getattr(attributes, field_name), ended_event_id=event.event_id, outcome=outcome)
-        elif event_type == E.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED:
-            story.tasks.append((event.event_id, 0))
-        elif event_type in _TASK_ENDS and story.tasks:
-            story.tasks[-1] = (story.tasks[-1][0], event.event_id)
-        elif event_type == E.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
-            story.signals.append(event.event_id)
-        elif event_type in (E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED, E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED):
-            story.updates.append(event.event_id)
-        elif event_type in _CLOSES:
-            story.close = event
-    return story
-
-
-def _set(story: _Story, event_id: int, **fields: Any) -> None:
+def _set(story: Story, event_id: int, **fields: Any) -> None:
     step = story.steps.get(event_id)
     if step is not None:
         for name, value in fields.items():

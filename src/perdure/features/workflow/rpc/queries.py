@@ -23,6 +23,7 @@ from perdure.core.clock import MINUTE, SECOND
 from perdure.core.errors import ApiError, Code, busy_workflow, failed_precondition, invalid_argument, not_found, unavailable
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow.effects import STICKY_POLLER_WITHIN, WORKFLOW_QUEUE
+from perdure.features.workflow.rpc import resume
 from perdure.features.workflow.rpc.paging import HistoryPages
 from perdure.features.workflow.run.interaction import CLOSED
 from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
@@ -80,6 +81,8 @@ class QueryRpc:
         rejected = rejected_status(execution.state, request.query_reject_condition)
         if rejected is not None:
             return QueryWorkflowResponse(query_rejected=QueryRejected(status=rejected.value))  # pyright: ignore
+        if request.query.query_type == resume.QUERY_TYPE:
+            return await resume.answer_query(services, execution, request.query)
         until = min(services.clock.now() + LONGEST, call.deadline or services.clock.now() + LONGEST)
         check_answerable(execution.state, until, services.limits)
         return response(await self._answer(execution, request.query, until), blob_limit)

@@ -18,6 +18,7 @@ from perdure.features.workflow.kind import WORKFLOW
 from perdure.features.workflow.reset.plan import make_plan
 from perdure.features.workflow.reset.reapply import excluded_types
 from perdure.features.workflow.reset.reset import Moved, ResetOptions, check_finish_event_id, reset, reset_again
+from perdure.features.workflow.rpc.resume import HEADER, resume_point
 from perdure.features.workflow.run.interaction import CLOSED
 from perdure.features.workflow.run.option_changes import change_options, check_paths, check_pinned, check_wanted_override
 from perdure.features.workflow.services import WorkflowServices
@@ -52,19 +53,25 @@ class ResetRpc:
                 change_options(step, update.workflow_execution_options, update.update_mask, "")
 
         options = ResetOptions(request.reason, request.request_id, excluded, change)
-        return ResetWorkflowExecutionResponse(run_id=await self._reset(request, call.namespace_id, options))
+        return ResetWorkflowExecutionResponse(run_id=await self._reset(request, call, options))
 
-    async def _reset(self, request: ResetWorkflowExecutionRequest, namespace_id: str, options: ResetOptions) -> str:
-        services = self._services
+    async def _reset(self, request: ResetWorkflowExecutionRequest, call: Call, options: ResetOptions) -> str:
+        services, namespace_id = self._services, call.namespace_id
+        resumes = call.headers.get(HEADER)
+        if resumes is not None and request.workflow_task_finish_event_id:
+            raise invalid_argument(f"the header {HEADER} and WorkflowTaskFinishEventId exclude each other: set one of them.")
         workflow_id = request.workflow_execution.workflow_id
         key = ChainKey(namespace_id, WORKFLOW, workflow_id)
         for _ in range(PLANS):
             base = await services.run(namespace_id, workflow_id, request.workflow_execution.run_id)
             if run_id := reset_again(await services.engine.read(key, None), options.request_id):
                 return run_id
-            check_finish_event_id(request.workflow_task_finish_event_id, base.state.next_event_id)
+            finish_event_id = request.workflow_task_finish_event_id
+            if resumes is not None:
+                finish_event_id = (await resume_point(services, base, resumes)).workflow_task_finish_event_id
+            check_finish_event_id(finish_event_id, base.state.next_event_id)
             _check_operations(request.post_reset_operations, base.state.task_queue)
-            plan = await make_plan(services, base, request.workflow_task_finish_event_id, options.excluded)
+            plan = await make_plan(services, base, finish_event_id, options.excluded)
             try:
                 return await services.engine.transact(key, plan.base_run_id, lambda t, plan=plan: reset(t, plan, options))
             except Moved:
