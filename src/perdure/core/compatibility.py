@@ -16,3 +16,6 @@ SUPPORTED_CLIENTS = {
     "Nexus-go-sdk": "<2.0.0",
 }
 """Clients whose version is checked, with the range that passes; others pass whatever they say."""
+
+CLUSTER_NAME = "active"
+"""The name that the official server gives to a cluster on its own."""

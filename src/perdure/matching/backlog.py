@@ -15,6 +15,11 @@ from perdure.core.clock import SECOND
 from perdure.core.execution import RunKey
 from perdure.core.jobs import EffectJob
 
+# The types of queues, as in ``temporal.api.enums.v1.TaskQueueType``: names are apart by type.
+WORKFLOW_QUEUE = 1
+ACTIVITY_QUEUE = 2
+NEXUS_QUEUE = 3
+
 DEFAULT_PRIORITY = 3
 SMALLEST_WEIGHT = 0.001
 LARGEST_WEIGHT = 1000.0
@@ -22,7 +27,7 @@ RATE_SECONDS = 30
 
 
 class QueueKey(NamedTuple):
-    """task_type: ``temporal.api.enums.v1.TaskQueueType``."""
+    """task_type: ``WORKFLOW_QUEUE`` or another of the types above."""
 
     namespace_id: str
     name: str

@@ -9,11 +9,9 @@ from temporalio.api.workflowservice.v1 import DescribeNamespaceResponse
 
 from perdure.core.call import MethodTable
 from perdure.core.clock import to_duration
+from perdure.core.compatibility import CLUSTER_NAME
 from perdure.core.limits import Limits
 from perdure.features.namespace.registry import Namespace
-
-CLUSTER_NAME = "active"
-"""The only cluster there is, under the official server's name for it."""
 
 CAPABILITIES = {
     "eager_workflow_start": ("StartWorkflowExecution",),

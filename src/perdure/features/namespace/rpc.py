@@ -25,11 +25,12 @@ from temporalio.api.workflowservice.v1 import (
 
 from perdure.core.call import OPERATOR_SERVICE, Call, MethodTable
 from perdure.core.clock import duration_ns
+from perdure.core.compatibility import CLUSTER_NAME
 from perdure.core.errors import ApiError, Code, failed_precondition, invalid_argument, namespace_not_found
 from perdure.core.limits import Limits
 from perdure.core.poison_policy import NAMESPACE_KEY, parse_poison_policy
 from perdure.features.namespace.aliases import upsert_aliases
-from perdure.features.namespace.describing import CLUSTER_NAME, NamespaceDescriber
+from perdure.features.namespace.describing import NamespaceDescriber
 from perdure.features.namespace.registry import SYSTEM_NAMESPACE, Namespace, NamespaceRegistry
 from perdure.features.namespace.removal import NamespaceRemoval
 

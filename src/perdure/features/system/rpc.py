@@ -10,10 +10,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.core.call import Call, MethodTable
-from perdure.core.compatibility import SERVER_VERSION, SUPPORTED_CLIENTS
-
-CLUSTER_NAME = "active"
-"""The name that the official server gives to a cluster on its own."""
+from perdure.core.compatibility import CLUSTER_NAME, SERVER_VERSION, SUPPORTED_CLIENTS
 
 # Fixed values of a cluster that replicates to no other.
 _INITIAL_FAILOVER_VERSION = 1

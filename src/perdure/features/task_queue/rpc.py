@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
-from temporalio.api.enums.v1 import DescribeTaskQueueMode, TaskQueueKind, TaskQueueType
+from temporalio.api.enums.v1 import DescribeTaskQueueMode, TaskQueueKind
 from temporalio.api.taskqueue.v1 import TaskQueuePartitionMetadata
 from temporalio.api.workflowservice.v1 import (
     DescribeTaskQueueRequest,
@@ -26,12 +26,9 @@ from perdure.core.limits import Limits
 from perdure.features.task_queue.describing import describe, describe_versions
 from perdure.features.task_queue.polling import Polling
 from perdure.features.task_queue.validation import RESERVED_PREFIX, check_queue
+from perdure.matching.backlog import ACTIVITY_QUEUE, NEXUS_QUEUE, WORKFLOW_QUEUE
 from perdure.matching.matching import Matching
 from perdure.matching.task_queue import QueueKey, Task
-
-WORKFLOW = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
-ACTIVITY = TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
-NEXUS = TaskQueueType.TASK_QUEUE_TYPE_NEXUS
 
 
 class TaskQueueRpc:
@@ -63,12 +60,12 @@ class TaskQueueRpc:
                 raise invalid_argument(
                     "Enhanced DescribeTaskQueue is not valid for a sticky queue, use api_mode=UNSPECIFIED or a normal queue."
                 )
-            types = request.task_queue_types or (WORKFLOW, ACTIVITY)
+            types = request.task_queue_types or (WORKFLOW_QUEUE, ACTIVITY_QUEUE)
             queues = {int(kind): self._matching.find(QueueKey(call.namespace_id, name, kind)) for kind in types}
             return describe_versions(queues, request, self._matching.clock)
         if name.startswith(RESERVED_PREFIX):
             name = _queue_of_partition(name)
-        key = QueueKey(call.namespace_id, name, request.task_queue_type or WORKFLOW)
+        key = QueueKey(call.namespace_id, name, request.task_queue_type or WORKFLOW_QUEUE)
         return describe(self._matching.find(key) or self._matching.unused(key), request, self._matching.clock)
 
     async def partitions(self, request: ListTaskQueuePartitionsRequest, call: Call) -> ListTaskQueuePartitionsResponse:
@@ -87,18 +84,18 @@ class TaskQueueRpc:
         async def give_back(task: Task, response: PollNexusTaskQueueResponse) -> None:
             return None
 
-        return await self._polling.poll(NEXUS, request, call, start, give_back) or PollNexusTaskQueueResponse()
+        return await self._polling.poll(NEXUS_QUEUE, request, call, start, give_back) or PollNexusTaskQueueResponse()
 
     async def shut_down(self, request: ShutdownWorkerRequest, call: Call) -> ShutdownWorkerResponse:
         namespace_id = call.namespace_id
         if request.worker_instance_key and request.task_queue:
-            types = request.task_queue_types or (WORKFLOW, ACTIVITY)
+            types = request.task_queue_types or (WORKFLOW_QUEUE, ACTIVITY_QUEUE)
             keys = [QueueKey(namespace_id, request.task_queue, kind) for kind in types]
             if request.sticky_task_queue:
-                keys.append(QueueKey(namespace_id, request.sticky_task_queue, WORKFLOW))
+                keys.append(QueueKey(namespace_id, request.sticky_task_queue, WORKFLOW_QUEUE))
             self._matching.stop_worker(request.worker_instance_key, keys)
         if request.sticky_task_queue:
-            for task in self._matching.unload(QueueKey(namespace_id, request.sticky_task_queue, WORKFLOW)):
+            for task in self._matching.unload(QueueKey(namespace_id, request.sticky_task_queue, WORKFLOW_QUEUE)):
                 if task.job is not None:
                     self._dispatch(task.key, task.job)
                 elif task.turned_away is not None:

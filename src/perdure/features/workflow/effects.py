@@ -9,10 +9,8 @@ from perdure.engine.engine import EffectRegistry
 from perdure.features.workflow.jobs import DispatchActivityTask, DispatchSpeculativeTask, DispatchWorkflowTask
 from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
 from perdure.features.workflow.validation import merge_priority
+from perdure.matching.backlog import ACTIVITY_QUEUE, WORKFLOW_QUEUE
 from perdure.matching.task_queue import DEFAULT_PRIORITY, QueueKey, Task
-
-WORKFLOW_QUEUE = 1
-ACTIVITY_QUEUE = 2
 
 STICKY_POLLER_WITHIN = 10 * SECOND
 """A sticky queue that nobody has polled for so long is taken for abandoned: its worker is gone."""

@@ -16,11 +16,11 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from perdure.core.clock import DAY, SECOND, duration_ns, to_duration
 from perdure.core.errors import invalid_argument
 from perdure.core.limits import Limits, RetryDefaults
+from perdure.features.task_queue.validation import RESERVED_PREFIX
 
 LONGEST_DURATION = 100 * 365 * DAY
 """Longer durations are cut to this, so that adding them to a time stays a time."""
 
-RESERVED_QUEUE_PREFIX = "/_sys/"
 TIMEOUT_TYPE_PREFIX = "TemporalTimeout:"
 
 _TIMEOUT_TYPES = {
@@ -85,8 +85,8 @@ def check_task_queue(queue: TaskQueue | None, length_limit: int) -> None:
     if len(queue.name.encode()) > length_limit:
         raise invalid_argument("taskQueue length exceeds limit")
     check_storable(queue.name, "taskQueue")
-    if queue.name.startswith(RESERVED_QUEUE_PREFIX):
-        raise invalid_argument(f"task queue name cannot start with reserved prefix {RESERVED_QUEUE_PREFIX}")
+    if queue.name.startswith(RESERVED_PREFIX):
+        raise invalid_argument(f"task queue name cannot start with reserved prefix {RESERVED_PREFIX}")
 
 
 def check_priority(priority: Priority, limits: Limits) -> None:

@@ -20,6 +20,7 @@ from perdure.core.errors import ApiError, Code
 from perdure.core.execution import ChainKey, RunKey
 from perdure.core.jobs import EffectJob
 from perdure.engine.transaction import Transaction
+from perdure.engine.upkeep import until
 from perdure.features.workflow.services import WorkflowServices, step_of
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
@@ -73,7 +74,7 @@ class Messenger:
         pause = FIRST_PAUSE
         try:
             while not await self._attempt(key, job):
-                await self._until(self.services.clock.now() + pause)
+                await until(self.services.clock, self.services.clock.now() + pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
         finally:
             self._under_way.pop((key, job)).set_result(None)
@@ -90,15 +91,6 @@ class Messenger:
         except Exception:
             log.exception("%s of %s failed", type(job).__name__, key)
         return False
-
-    async def _until(self, at: int) -> None:
-        """Wait on the server's clock, which may be a virtual one."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        alarm = self.services.clock.call_at(at, lambda: None if done.done() else done.set_result(None))
-        try:
-            await done
-        finally:
-            alarm.cancel()
 
     async def deliver(
         self, chain: ChainKey, run_id: str, since: int, got: Callable[[WorkflowState], R | None], decide: Callable[[Transaction], R]

@@ -20,13 +20,13 @@ from perdure.core.errors import ApiError, Code, invalid_argument
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow.activity.handout import activity_task
 from perdure.features.workflow.activity.lifecycle import start_activity, take_back
-from perdure.features.workflow.effects import ACTIVITY_QUEUE
 from perdure.features.workflow.jobs import DispatchActivityTask
 from perdure.features.workflow.rpc.activity_answers import ActivityAnswers, by_token
 from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.tokens import TaskToken, decode_token
 from perdure.features.workflow.validation import merge_priority
+from perdure.matching.backlog import ACTIVITY_QUEUE
 from perdure.matching.task_queue import Task
 
 CLAIMS = 3

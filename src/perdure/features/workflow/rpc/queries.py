@@ -22,7 +22,7 @@ from perdure.core.call import Call, MethodTable
 from perdure.core.clock import MINUTE, SECOND
 from perdure.core.errors import ApiError, Code, busy_workflow, failed_precondition, invalid_argument, not_found, unavailable
 from perdure.engine.transaction import Transaction
-from perdure.features.workflow.effects import STICKY_POLLER_WITHIN, WORKFLOW_QUEUE
+from perdure.features.workflow.effects import STICKY_POLLER_WITHIN
 from perdure.features.workflow.rpc import resume
 from perdure.features.workflow.rpc.paging import HistoryPages
 from perdure.features.workflow.run.interaction import CLOSED
@@ -39,6 +39,7 @@ from perdure.features.workflow.task.queries import (
 )
 from perdure.features.workflow.tokens import TaskToken, decode_token, encode_token
 from perdure.features.workflow.validation import check_execution
+from perdure.matching.backlog import WORKFLOW_QUEUE
 from perdure.matching.task_queue import DEFAULT_PRIORITY, QueueKey, Task
 from perdure.matching.task_queue import TaskQueue as Queue
 

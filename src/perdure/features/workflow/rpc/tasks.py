@@ -27,7 +27,6 @@ from perdure.features.task_queue.validation import check_identity, check_version
 from perdure.features.workflow.activity.commands import start_eager_activities
 from perdure.features.workflow.activity.handout import activity_task
 from perdure.features.workflow.commands import Completion
-from perdure.features.workflow.effects import WORKFLOW_QUEUE
 from perdure.features.workflow.failures import too_large
 from perdure.features.workflow.rpc.paging import HistoryPages
 from perdure.features.workflow.rpc.queries import QueryRpc
@@ -51,6 +50,7 @@ from perdure.features.workflow.task.timeouts import time_out
 from perdure.features.workflow.task.worker_versions import stamp_of
 from perdure.features.workflow.tokens import TaskToken, decode_token, encode_token, run_key
 from perdure.features.workflow.update.messages import outgoing
+from perdure.matching.backlog import WORKFLOW_QUEUE
 from perdure.matching.task_queue import QueueKey, Task
 
 Cause = WorkflowTaskFailedCause
