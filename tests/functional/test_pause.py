@@ -32,6 +32,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from perdure.app import Server
 from perdure.core.poison_policy import NAMESPACE_KEY
+from perdure.settings import ServerSettings
 from tests.support.waiting import until
 
 QUEUE = "pause"
@@ -221,6 +222,27 @@ async def test_run_poisoned_by_its_code_is_paused_and_mended(client: Client) -> 
         await unpause(client, "w")
         assert await handle.result() == "mended"
         assert await attribute(client, "w", "TemporalReportedProblems") == []
+
+
+async def test_the_servers_own_policy_holds_where_a_namespace_has_none(durable_database: str) -> None:
+    """The count goes on behind a restart; off, a run is retried for ever."""
+    policy = '{"action": "pause", "after": 3}'
+    settings = ServerSettings(grpc_port=0, metrics_port=None, database=durable_database, poison_policy=policy)
+    async with Server(settings) as server:
+        client = await Client.connect(server.grpc_address)
+        await client.start_workflow(Broken.run, id="w", task_queue=QUEUE)
+        await fail_task(client, "a bug")
+        await fail_task(client, "a bug")
+        assert (await describe(client, "w")).workflow_execution_info.status == WorkflowExecutionStatus.RUNNING
+    async with Server(settings) as server:
+        client = await Client.connect(server.grpc_address)
+        await fail_task(client, "a bug")
+        assert (await describe(client, "w")).workflow_execution_info.status == PAUSED
+        await set_policy(client, '{"action": "keep-retrying"}')
+        await unpause(client, "w")
+        for _ in range(4):
+            await fail_task(client, "a bug")
+        assert (await describe(client, "w")).workflow_execution_info.status == WorkflowExecutionStatus.RUNNING
 
 
 async def _paused(client: Client, workflow_id: str) -> None:
