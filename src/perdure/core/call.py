@@ -6,7 +6,7 @@ are registered in one :class:`MethodTable`; what it lacks is answered UNIMPLEMEN
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -73,13 +73,6 @@ class MethodTable:
         if method.handler is not None:
             raise ValueError(f"two handlers for {method.path}")
         self._methods[service, name] = Method(service, name, method.request_type, method.response_type, handler)
-
-    def told(self, capabilities: Mapping[str, Sequence[str]]) -> dict[str, bool]:
-        """Which capabilities may be told to clients. capabilities: name → the RPCs of WorkflowService that it stands for.
-
-        Clients use what they are told is there, so it is told only with all its handlers in place.
-        """
-        return {name: all(self.get(rpc).handler is not None for rpc in rpcs) for name, rpcs in capabilities.items()}
 
     def __iter__(self) -> Iterator[Method]:
         return iter(self._methods.values())

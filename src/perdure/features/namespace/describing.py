@@ -30,15 +30,16 @@ CAPABILITIES = {
     "workflow_update_callbacks": ("UpdateWorkflowExecution",),
     "workflow_task_completion_pagination": ("RespondWorkflowTaskCompleted",),
 }
-"""Capability → the RPCs it stands for."""
+"""Capability → the RPCs it stands for: clients use what they are told is there, so it is told only with their handlers in place."""
 
 
 class NamespaceDescriber:
     """Describes namespaces. Made after every handler is registered."""
 
     def __init__(self, methods: MethodTable, limits: Limits) -> None:
-        self._capabilities = NamespaceInfo.Capabilities(**methods.told(CAPABILITIES))
-        self._supports_schedules = methods.get("CreateSchedule").handler is not None
+        self._capabilities = NamespaceInfo.Capabilities(
+            **{name: all(methods.get(rpc).handler is not None for rpc in rpcs) for name, rpcs in CAPABILITIES.items()}
+        )
         self._limits = NamespaceInfo.Limits(
             blob_size_limit_error=limits.blob_size_error_bytes,
             memo_size_limit_error=limits.memo_size_error_bytes,
@@ -56,7 +57,7 @@ class NamespaceDescriber:
                 data=namespace.data,
                 capabilities=self._capabilities,
                 limits=self._limits,
-                supports_schedules=self._supports_schedules,
+                supports_schedules=True,
             ),
             config=NamespaceConfig(
                 workflow_execution_retention_ttl=to_duration(namespace.retention),
