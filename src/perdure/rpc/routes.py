@@ -70,9 +70,6 @@ class Routes:
         handler = self._dispatcher.handler(method)
         check_text: TextCheck | None = None
 
-        async def refuse(data: bytes, call: Call) -> bytes:
-            return await handler(None, call)
-
         async def answer(data: bytes, call: Call) -> bytes:
             nonlocal check_text
             try:
@@ -85,7 +82,7 @@ class Routes:
             response: Any = await handler(request, call)
             return response if type(response) is bytes else response.SerializeToString()
 
-        return answer if method.handler is not None else refuse
+        return answer
 
     def _unknown(self, path: str) -> Route:
         service, slash, method = path.removeprefix("/").rpartition("/")
