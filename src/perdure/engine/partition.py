@@ -91,6 +91,7 @@ class Partition:
         self._last_uid = 0
         self._background: set[asyncio.Task[Any]] = set()
         self._closing = False
+        self._cannot_load = False
         self.timers = Timers(clock)
         self.writer = Writer(
             store,
@@ -376,9 +377,12 @@ class Partition:
         while True:
             try:
                 await self.loader.chain(key.chain, key.run_id)
+                self._cannot_load = False
                 return
             except Exception as error:
-                log.warning("cannot load %s yet: %s", key, error)
+                # Thousands may wait for a store that is away: the first of them speaks for all.
+                log.log(logging.DEBUG if self._cannot_load else logging.WARNING, "cannot load %s yet: %s", key, error)
+                self._cannot_load = True
                 await asyncio.sleep(1)
 
     def _undo(self, transaction: Transaction, reload_after: float = 0.0) -> None:
