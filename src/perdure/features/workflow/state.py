@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from temporalio.api.common.v1 import Callback, Link, Payload, Priority, RetryPolicy, WorkerVersionStamp
+from temporalio.api.deployment.v1 import WorkerDeploymentVersion
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionStartedEventAttributes
 from temporalio.api.sdk.v1 import UserMetadata
@@ -202,6 +203,18 @@ class UpdateCallback(msgspec.Struct, gc=False):
     callback: Callback
 
 
+class Versioning(msgspec.Struct, frozen=True, gc=False):
+    """How a run is bound to versions of its workers.
+
+    behavior: ``temporal.api.enums.v1.VersioningBehavior``; 0 for not at all, then there is no version.
+    deployment_name: of the worker that completed the last workflow task, whatever the behaviour.
+    """
+
+    behavior: int = 0
+    version: WorkerDeploymentVersion | None = None
+    deployment_name: str = ""
+
+
 class WorkflowState(msgspec.Struct, gc=False):
     """The fold of a run's journal.
 
@@ -247,6 +260,7 @@ class WorkflowState(msgspec.Struct, gc=False):
     #: Of starts, attachments and updates: request id → (event type, event id); event id 0 while the event is buffered.
     request_ids: dict[str, tuple[int, int]] = {}
     callbacks: list[CompletionCallback] = []
+    versioning: Versioning = Versioning()
     versioning_override: VersioningOverride | None = None
     #: There was a versioning override, though perhaps there is none any more.
     was_overridden: bool = False

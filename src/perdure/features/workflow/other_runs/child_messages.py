@@ -21,6 +21,7 @@ from perdure.features.workflow.run.closing import SERVER_IDENTITY, terminate
 from perdure.features.workflow.run.cron import cron_backoff
 from perdure.features.workflow.run.interaction import request_cancel
 from perdure.features.workflow.run.start import Start, begin
+from perdure.features.workflow.run.versioning import hand_on
 from perdure.features.workflow.services import step_of
 from perdure.features.workflow.state import Status, WorkflowState
 from perdure.features.workflow.step import WorkflowStep
@@ -97,6 +98,8 @@ class ChildMessages:
         given = initiated.priority if initiated.HasField("priority") else None
         if given is not None or parent.given_priority is not None:
             started.priority.CopyFrom(merge_priority(parent.priority, given))
+        same_queue = initiated.namespace_id == key.namespace_id and initiated.task_queue.name == parent.task_queue
+        hand_on(parent, started, same_queue=same_queue, version=True)
         if initiated.cron_schedule:
             started.initiator = ContinueAsNewInitiator.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE
         return started

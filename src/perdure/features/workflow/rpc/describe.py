@@ -104,11 +104,23 @@ def _info(run: WorkflowExecution, custom: Mapping[str, int]) -> WorkflowExecutio
     if state.close_at:
         info.close_time.CopyFrom(to_timestamp(state.close_at))
         info.execution_duration.CopyFrom(to_duration(state.close_at - state.execution_at))
+    _show_versioning(state, info)
+    return info
+
+
+def _show_versioning(state: WorkflowState, info: WorkflowExecutionInfo) -> None:
+    versioning = state.versioning
+    info.worker_deployment_name = versioning.deployment_name
+    if state.was_overridden or versioning.behavior:
+        info.versioning_info.behavior = versioning.behavior  # pyright: ignore[reportAttributeAccessIssue]
     if state.was_overridden:
         info.versioning_info.SetInParent()
+    if versioning.version is not None:
+        info.versioning_info.deployment_version.CopyFrom(versioning.version)
+        name = f"{versioning.version.deployment_name}.{versioning.version.build_id}"
+        info.versioning_info.version = name  # pyright: ignore[reportDeprecated]
     if state.versioning_override is not None:
         info.versioning_info.versioning_override.CopyFrom(_with_deprecated_fields(state.versioning_override))
-    return info
 
 
 def shown_attributes(state: WorkflowState, custom: Mapping[str, int]) -> SearchAttributes:

@@ -18,6 +18,7 @@ from perdure.core.execution import Touch
 from perdure.features.workflow import notes
 from perdure.features.workflow.registry import applies_note, numbered
 from perdure.features.workflow.run.server_attributes import set_keywords
+from perdure.features.workflow.run.versioning import apply_task_completed
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 
@@ -49,8 +50,10 @@ def end_reset_points(state: WorkflowState) -> None:
 def _task_completed(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     attributes = event.workflow_task_completed_event_attributes
     state.last_worker_version = attributes.worker_version if attributes.HasField("worker_version") else None
+    apply_task_completed(state, attributes)
     _note_build_id(state, attributes)
-    build = (attributes.binary_checksum, attributes.worker_version.build_id)
+    version = attributes.deployment_version if attributes.HasField("deployment_version") else attributes.worker_version
+    build = (attributes.binary_checksum, version.build_id)
     if any((point.binary_checksum, point.build_id) == build for point in state.reset_points):
         return
     point = ResetPointInfo(

@@ -17,6 +17,7 @@ from perdure.features.workflow.commands import CommandRefused, Completion, refus
 from perdure.features.workflow.registry import command
 from perdure.features.workflow.run.new_run import begin_next, held_back, next_started
 from perdure.features.workflow.run.properties import merged
+from perdure.features.workflow.run.versioning import hand_on
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.validation import (
     capped_run_timeout,
@@ -137,6 +138,8 @@ def _begin(step: WorkflowStep, attributes: Attributes, run_id: str) -> None:
         new.search_attributes.CopyFrom(search_attributes)
     if state.given_priority is not None:
         new.priority.CopyFrom(state.given_priority)
+    same_queue = attributes.task_queue.name == state.task_queue
+    hand_on(state, new, same_queue=same_queue, version=not attributes.initial_versioning_behavior)
     new.completion_callbacks.extend(callback.callback for callback in state.callbacks)
     backoff = held_back(state, step.now, attributes.backoff_start_interval if attributes.HasField("backoff_start_interval") else None)
     if backoff is not None:

@@ -17,6 +17,7 @@ from perdure.core.clock import SECOND, duration_ns, to_duration, to_timestamp
 from perdure.features.workflow.activity.retry import backoff, is_retryable, requested_delay
 from perdure.features.workflow.run.cron import cron_backoff
 from perdure.features.workflow.run.start import Start, begin
+from perdure.features.workflow.run.versioning import hand_on
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 
@@ -114,7 +115,9 @@ def begin_again(step: WorkflowStep, next_run: NextRun, result: Payloads | None, 
         if old.HasField(name):
             getattr(new, name).CopyFrom(getattr(old, name))
     new.cron_schedule = old.cron_schedule
-    if next_run.initiator == Initiator.CONTINUE_AS_NEW_INITIATOR_RETRY:
+    is_retry = next_run.initiator == Initiator.CONTINUE_AS_NEW_INITIATOR_RETRY
+    hand_on(state, new, same_queue=True, version=is_retry and old.HasField("inherited_pinned_version"))
+    if is_retry:
         new.attempt = old.attempt + 1
         new.completion_callbacks.extend(callback.callback for callback in state.callbacks)
     if failure is not None:

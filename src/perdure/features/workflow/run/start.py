@@ -16,6 +16,7 @@ from perdure.features.workflow.registry import applies, applies_note
 from perdure.features.workflow.run.builds import inherited_reset_points
 from perdure.features.workflow.run.options import keep_callbacks
 from perdure.features.workflow.run.properties import merge_memo, merge_search_attributes
+from perdure.features.workflow.run.versioning import apply_started
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.lifecycle import schedule_task
@@ -73,6 +74,7 @@ def _started(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     if state.start_request_id:
         state.request_ids[state.start_request_id] = (event.event_type, event.event_id)
     keep_callbacks(state, event, event.workflow_execution_started_event_attributes.completion_callbacks, state.start_request_id)
+    apply_started(state, attributes)
     if attributes.HasField("versioning_override"):
         state.versioning_override = attributes.versioning_override
         state.was_overridden = True

@@ -18,7 +18,7 @@ def check_override(override: VersioningOverride, task_queue: str) -> None:
     Raises ApiError INVALID_ARGUMENT or FAILED_PRECONDITION.
     """
     _check_structure(override)
-    version = _target(current_form(override))
+    version = target(current_form(override))
     if version is not None:
         raise failed_precondition(
             f"Pinned version '{version.deployment_name}:{version.build_id}' is not present in task queue '{task_queue}' of type 'Workflow'"
@@ -91,7 +91,8 @@ def current_form(override: VersioningOverride) -> VersioningOverride:
     return current
 
 
-def _target(override: VersioningOverride) -> WorkerDeploymentVersion | None:
+def target(override: VersioningOverride) -> WorkerDeploymentVersion | None:
+    """The version that an override binds a run to; None when it binds it to none."""
     match override.WhichOneof("override"):
         case "pinned":
             return override.pinned.version
