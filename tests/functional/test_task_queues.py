@@ -6,13 +6,16 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
+import nexusrpc.handler
 import pytest
+from temporalio import workflow
 from temporalio.api.common.v1 import Priority, WorkerVersionCapabilities, WorkflowType
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue, TaskQueueMetadata
 from temporalio.api.workflowservice import v1 as service
 from temporalio.client import Client
 from temporalio.service import RPCError
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from perdure.core.clock import SECOND
 from perdure.core.errors import ApiError, Code
@@ -191,3 +194,38 @@ async def test_queues_over_the_wire(client: Client) -> None:
         poll_request.task_queue.name = bad
         with pytest.raises(RPCError, match=message):
             await calls.poll_workflow_task_queue(poll_request, timeout=timedelta(seconds=5))
+
+
+def test_a_poll_for_nexus_tasks_waits_like_any_other() -> None:
+    """Nothing makes such tasks yet; a worker that polls for them beside others must neither fail nor spin."""
+
+    async def test(server: VirtualServer) -> None:
+        began = server.clock.now()
+        request = service.PollNexusTaskQueueRequest(namespace="default", task_queue=QUEUE, identity="worker")
+        assert await server.call("PollNexusTaskQueue", request, 30) == service.PollNexusTaskQueueResponse()
+        assert (server.clock.now() - began) // SECOND == 29
+        assert await server.call("PollNexusTaskQueue", request, 300) == service.PollNexusTaskQueueResponse()
+        assert (server.clock.now() - began) // SECOND == 29 + 60
+
+    on_virtual_server(test)
+
+
+@nexusrpc.handler.service_handler
+class Idle:
+    @nexusrpc.handler.sync_operation
+    async def ask(self, ctx: nexusrpc.handler.StartOperationContext, question: str) -> str:
+        return question
+
+
+@workflow.defn
+class Plain:
+    @workflow.run
+    async def run(self) -> str:
+        return "done"
+
+
+async def test_a_worker_with_nexus_operations_runs_its_workflows(client: Client) -> None:
+    async with Worker(
+        client, task_queue="q", workflows=[Plain], nexus_service_handlers=[Idle()], workflow_runner=UnsandboxedWorkflowRunner()
+    ):
+        assert await client.execute_workflow(Plain.run, id="w", task_queue="q") == "done"
