@@ -42,6 +42,19 @@ def test_measures_a_server_of_its_own() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="CPU time of other processes is seen on Linux only")
+def test_a_big_execution_costs_what_changes_in_it_not_what_it_carries() -> None:
+    """The budget is 1.2; what other processes do to a CPU time is allowed for. The start is the second one after a kill -9."""
+    done = run("--only", "big", "--idle", "2000", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    figures = {figure.name: figure.value for figure in report.decode(done.stdout).figures}
+    ratios = {name: value for name, value in figures.items() if name.endswith("last by first")}
+    assert len(ratios) == 3
+    assert all(ratio < 2 for ratio in ratios.values()), ratios
+    assert figures["start to first answer, with all that, after kill -9"] > 0
+
+
+@pytest.mark.slow
 async def test_measures_any_server_and_leaves_out_what_it_cannot_see() -> None:
     import asyncio
 

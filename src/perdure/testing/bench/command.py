@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from perdure import __version__
-from perdure.testing.bench import report
+from perdure.testing.bench import big, report
 from perdure.testing.bench.driver import Load
 from perdure.testing.bench.engine_only import EngineLoad
 from perdure.testing.bench.observed import ObservedServer, reference_seconds
@@ -30,6 +30,8 @@ SEQUENCE = 10
 """Activities of a workflow whose steps are measured."""
 COLD_STARTS = 3
 PARTS = ("start", "sdk", "steps", "raw", "engine")
+BIG = "big"
+"""Takes minutes, so it is measured only when it is asked for."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -57,7 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--concurrency", type=_positive, nargs="+", default=[50, 300], metavar="N", help="workflows at a time (default 50 300)"
     )
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*PARTS, BIG], default=list(PARTS), metavar="PART",
+        help=f"of {', '.join(PARTS)} (all by default), and {BIG}: executions with many events, and many idle ones",
+    )  # fmt: skip
+    parser.add_argument("--idle", type=_positive, default=100_000, metavar="N", help="idle runs of the part big (default 100,000)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--compare", nargs=2, metavar="FILE", help="print two JSON results side by side, and measure nothing")
     parser.add_argument("--profile", action="store_true", help="print where the engine alone spends its time, and measure nothing else")
@@ -94,6 +100,9 @@ def _measure(parsed: argparse.Namespace) -> Report:
             times = msgspec.json.decode(output, type=EngineLoad).per_transition()
             for percent in (10, 50):
                 measured.add(f"engine alone: CPU per transition p{percent}", percentile(times, percent) * 1e6, "µs")
+        if BIG in parsed.only and not parsed.address:
+            _say(parsed, "big executions and idle ones")
+            big.measure(measured, database, parsed.idle)
     reference.append(reference_seconds())
     measured.add("reference: CPU of a fixed piece of Python, before", reference[0] * 1000, "ms", less_is_better=None)
     measured.add("reference: the same, after", reference[1] * 1000, "ms", less_is_better=None)

@@ -52,6 +52,13 @@ class ObservedServer:
             text = response.read().decode()
         return Usage(cpu, metric(text, "persistence_requests", operation="Commit"), metric(text, "perdure_commit_rows_sum"))
 
+    @property
+    def known_pid(self) -> int:
+        """Its process on this machine. Raises ValueError when it is not known."""
+        if self._pid is None:
+            raise ValueError("the server's process is not known")
+        return self._pid
+
     def resident_mib(self) -> float | None:
         """Memory that it holds now, MiB."""
         return resident_mib(self._pid) if self._pid is not None else None
