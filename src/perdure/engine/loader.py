@@ -13,6 +13,9 @@ from perdure.engine.cache import Cache
 from perdure.engine.live import AnyExecution, Chain, Execution
 from perdure.store.protocol import Header, JournalRow, Store, StoreError
 
+FOLDED_AT_A_TIME = 1000
+"""Events, some milliseconds; then the event loop gets its turn. What is being read belongs to nobody else yet."""
+
 
 class Loader:
     """Loads each chain and each run once, however many calls ask for it at the same time."""
@@ -123,8 +126,13 @@ class Loader:
         state = kind.decode_state(snapshot.data) if snapshot is not None else kind.new_state()
         execution: AnyExecution = Execution(kind, key, header, state, self._kept.get(key) or kind.new_volatile())
         execution.sequence = execution.snapshot_sequence = snapshot.sequence if snapshot is not None else 0
+        folded = 0
         for row in await self._store.read_journal(header.uid, execution.sequence):
             fold(kind, state, row)
+            folded += row.event_count
+            if folded > FOLDED_AT_A_TIME:
+                folded = 0
+                await asyncio.sleep(0)
             execution.sequence = row.sequence
             execution.remember(row, self._tail_bytes)
         for side in await self._store.read_side(header.uid):

@@ -39,6 +39,11 @@ SNAPSHOT_ROWS = 64
 """An execution that leaves memory with so many journal rows since its last snapshot gets a new one. Folding a row costs about as much as
 decoding a hundredth of a state."""
 
+HOT_SNAPSHOT_ROWS = 512
+HOT_SNAPSHOT_BYTES_PER_ROW = 2048
+"""One that stays in memory gets a snapshot after so many rows, and one more row for so many bytes of its state: then a server that died does
+not have to read 50,000 events, and the snapshots of a large state cost each row no more than those of a small one."""
+
 
 FAILED_JOB_RETRY_SECONDS = 10.0
 """A job whose decision fails is a bug of ours; it is tried again so much later, in case the state has moved on."""
@@ -298,6 +303,8 @@ class Partition:
         self._write_header(group, execution, jobs, created=created)
         self._agenda.schedule(execution, jobs, group)
         self.cache.touch(execution)
+        if execution.sequence - execution.snapshot_sequence >= HOT_SNAPSHOT_ROWS:
+            self._write_snapshot(execution, HOT_SNAPSHOT_ROWS + execution.kind.weight(execution.state) // HOT_SNAPSHOT_BYTES_PER_ROW)
         if self.inspector is not None:
             self.inspector.stepped(execution, row, step.side)
 
@@ -420,17 +427,17 @@ class Partition:
             group.add_header(header.copy())
             # Who loaded the old header now and found it good enough would be overwritten by this one.
             self.cache.settle(execution.chain_key, group.finished)
-        self._write_snapshot(execution)
+        if not self.writer.is_full:
+            self._write_snapshot(execution, SNAPSHOT_ROWS)
         self.timers.forget(execution.entries)
         execution.entries.clear()
         execution.scheduled.clear()
         execution.announce()
         self.on_evicted(execution.key, wake_at)
 
-    def _write_snapshot(self, execution: AnyExecution) -> None:
+    def _write_snapshot(self, execution: AnyExecution, after_rows: int) -> None:
         """Spare the next load the reading of a long journal. Losing a snapshot costs time only."""
-        rows = execution.sequence - execution.snapshot_sequence
-        if rows < SNAPSHOT_ROWS or self.writer.is_fenced or self.writer.is_full:
+        if execution.sequence - execution.snapshot_sequence < after_rows or self.writer.is_fenced:
             return
         execution.snapshot_sequence = execution.sequence
         data = execution.kind.encode_state(execution.state)
