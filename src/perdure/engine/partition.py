@@ -41,8 +41,8 @@ decoding a hundredth of a state."""
 
 HOT_SNAPSHOT_ROWS = 512
 HOT_SNAPSHOT_BYTES_PER_ROW = 2048
-"""One that stays in memory gets a snapshot after so many rows, and one more row for so many bytes of its state: then a server that died does
-not have to read 50,000 events, and the snapshots of a large state cost each row no more than those of a small one."""
+"""One that stays in memory gets a snapshot after so many rows, and one row more for so many bytes of its state: a server that died need not
+read 50,000 events, and the snapshots of a large state cost each row no more than those of a small one."""
 
 
 FAILED_JOB_RETRY_SECONDS = 10.0
