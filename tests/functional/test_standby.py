@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import pytest
 from temporalio import activity, workflow
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import WorkflowExecutionStatus
+from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionRequest
 from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from perdure.app import Server
+from perdure.core.clock import SECOND
 from perdure.settings import ServerSettings
 from perdure.store.protocol import StoreOpenError
 from tests.support.journeys import STEPS, Executions, has_moved, travel
 from tests.support.postgres import PostgresServer
+from tests.support.proxy import Proxy
 from tests.support.server_process import ServerProcess
 from tests.support.waiting import until
 
@@ -130,6 +137,36 @@ async def test_second_server_is_refused(durable_database: str) -> None:
         with pytest.raises(StoreOpenError, match=r"in use by .*--standby to take over"):
             async with Server(settings):
                 pass
+
+
+@pytest.mark.slow
+async def test_a_server_that_lost_its_database_does_not_answer_once_another_may_have_taken_over(
+    postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    """The database's clock says when the standby may begin; by then the first server must have stopped answering by its own clock."""
+    async with AsyncExitStack() as stack:
+        proxy = Proxy(postgres_server.port)
+        way = await stack.enter_async_context(AsyncExitStack())
+        await way.enter_async_context(proxy.running())
+        through_proxy = postgres_url.replace(f":{postgres_server.port}/", f":{proxy.port}/")
+        first = await stack.enter_async_context(
+            Server(ServerSettings(grpc_port=0, metrics_port=None, database=through_proxy, drain_timeout=SECOND))
+        )
+        old_client = await Client.connect(first.grpc_address)
+        await old_client.start_workflow(TenSteps.run, id="cut-off", task_queue=QUEUE)
+        await old_client.get_workflow_handle("cut-off").describe()
+
+        await way.aclose()  # the network between the first server and the database breaks
+        standby = ServerSettings(grpc_port=0, metrics_port=None, database=postgres_url, standby=True)
+        second = await stack.enter_async_context(Server(standby))
+        new_client = await Client.connect(second.grpc_address)
+        await new_client.get_workflow_handle("cut-off").terminate()
+        request = DescribeWorkflowExecutionRequest(namespace="default", execution=WorkflowExecution(workflow_id="cut-off"))
+        with pytest.raises(RPCError, match="lost touch with its database") as refused:
+            await old_client.workflow_service.describe_workflow_execution(request)
+        assert refused.value.status == RPCStatusCode.UNAVAILABLE
+        answer = await new_client.workflow_service.describe_workflow_execution(request)
+        assert answer.workflow_execution_info.status == WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_TERMINATED
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (3, 7)])

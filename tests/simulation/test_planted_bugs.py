@@ -17,14 +17,19 @@ from typing import Any
 
 import pytest
 from temporalio.api.enums.v1 import EventType
+from temporalio.api.workflowservice.v1 import PollActivityTaskQueueResponse
 
+from perdure.core.errors import ApiError, Code
 from perdure.core.jobs import EffectJob
 from perdure.engine import partition
 from perdure.engine.agenda import Agenda
 from perdure.engine.partition import Partition
+from perdure.engine.tenure import Tenure
 from perdure.engine.upkeep import Upkeep
 from perdure.engine.writer import Writer
 from perdure.features.workflow import notes
+from perdure.features.workflow.other_runs.external_messages import ExternalMessages
+from perdure.features.workflow.other_runs.messenger import Messenger
 from perdure.features.workflow.registry import EVENT_APPLIERS, NOTE_APPLIERS
 from perdure.features.workflow.rpc import tasks
 from perdure.testing.simulator.simulation import simulate
@@ -123,6 +128,42 @@ def effect_that_raises(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Agenda, "_perform", perform_or_raise)
 
 
+def message_taken_twice(patch: pytest.MonkeyPatch) -> None:
+    deliver = Messenger.deliver
+
+    async def deliver_again(self: Messenger, chain: Any, run_id: str, since: int, got: Any, decide: Any) -> Any:
+        return await deliver(self, chain, run_id, since, lambda state: None, decide)
+
+    patch.setattr(Messenger, "deliver", deliver_again)
+
+
+def message_lost(patch: pytest.MonkeyPatch) -> None:
+    deliver = ExternalMessages._deliver  # pyright: ignore[reportPrivateUsage]
+
+    async def deliver_once(self: ExternalMessages, *arguments: Any) -> None:
+        try:
+            await deliver(self, *arguments)
+        except ApiError as error:
+            if error.code == Code.NOT_FOUND:
+                raise
+
+    patch.setattr(ExternalMessages, "_deliver", deliver_once)
+
+
+def attempt_handed_out_before_durable(patch: pytest.MonkeyPatch) -> None:
+    async def transact(self: Partition, key: Any, run_id: Any, decide: Any) -> Any:
+        result, group = await self.transact_early(key, run_id, decide)
+        if group is not None and not isinstance(result, PollActivityTaskQueueResponse):
+            await group.wait()
+        return result
+
+    patch.setattr(Partition, "transact", transact)
+
+
+def answers_after_the_lease_has_run_out(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Tenure, "is_over", False)
+
+
 PLANTS: tuple[Plant, ...] = (
     reply_before_durable,
     read_before_durable,
@@ -135,6 +176,10 @@ PLANTS: tuple[Plant, ...] = (
     signals_not_told_apart,
     buffered_event_lost,
     effect_that_raises,
+    message_taken_twice,
+    message_lost,
+    attempt_handed_out_before_durable,
+    answers_after_the_lease_has_run_out,
 )
 
 

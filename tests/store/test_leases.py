@@ -3,63 +3,105 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
 from perdure.store import Store
+from perdure.store.postgres_driver import Connection, connect
 from perdure.store.protocol import Commit, Lease, LeaseLost
 from tests.store.samples import NAMESPACE, NOW, SECOND, Writer, acquire, header, journal_row
 
-LATER = NOW + 10 * SECOND
+LEASE = 1000 * SECOND
 
 
-async def test_a_free_partition_is_taken(store: Store) -> None:
-    assert await store.read_lease(3) is None
-    assert await store.acquire_lease(3, "a", NOW, LATER) == Lease(3, 1, "a", LATER, 0)
-    assert await store.read_lease(3) == Lease(3, 1, "a", LATER, 0)
+class Servers:
+    """Takes and keeps leases of 1,000 s; makes their time pass."""
+
+    def __init__(self, store: Store, administrator: Connection | None) -> None:
+        self.store = store
+        self._administrator = administrator
+        self._now = NOW
+
+    async def acquire(self, owner: str, partition: int = 0) -> Lease | None:
+        return await self.store.acquire_lease(partition, owner, self._now, self._now + LEASE)
+
+    async def renew(self, lease: Lease) -> bool:
+        return await self.store.renew_lease(lease, self._now, self._now + LEASE)
+
+    async def pass_time(self, seconds: int) -> None:
+        """Where the database's own clock counts, the leases get so much older."""
+        self._now += seconds * SECOND
+        if self._administrator is not None:
+            await self._administrator.execute(f"UPDATE leases SET expires_at = expires_at - {seconds * SECOND}")
 
 
-async def test_a_held_partition_is_refused_until_it_expires(store: Store) -> None:
-    await store.acquire_lease(0, "a", NOW, LATER)
-    assert await store.acquire_lease(0, "b", LATER - 1, LATER + SECOND) is None
-    assert await store.acquire_lease(0, "b", LATER, LATER + SECOND) == Lease(0, 2, "b", LATER + SECOND, 0)
+@pytest.fixture
+async def servers(store: Store, database: str) -> AsyncIterator[Servers]:
+    administrator = await connect(database, {"search_path": "perdure"}) if store.is_shared else None
+    yield Servers(store, administrator)
+    if administrator is not None:
+        await administrator.close()
 
 
-async def test_the_owner_takes_it_again_with_a_new_epoch(store: Store) -> None:
-    first = await store.acquire_lease(0, "a", NOW, LATER)
-    second = await store.acquire_lease(0, "a", NOW, LATER + 1)
+def owned(lease: Lease | None) -> tuple[int, int, str, int] | None:
+    """All but its time."""
+    return None if lease is None else (lease.partition, lease.epoch, lease.owner, lease.commit_number)
+
+
+async def test_a_free_partition_is_taken(servers: Servers) -> None:
+    assert await servers.store.read_lease(3) is None
+    lease = await servers.acquire("a", 3)
+    assert owned(lease) == (3, 1, "a", 0)
+    assert await servers.store.read_lease(3) == lease
+
+
+async def test_a_held_partition_is_refused_until_it_expires(servers: Servers) -> None:
+    await servers.acquire("a")
+    await servers.pass_time(900)
+    assert await servers.acquire("b") is None
+    await servers.pass_time(101)
+    assert owned(await servers.acquire("b")) == (0, 2, "b", 0)
+
+
+async def test_the_owner_takes_it_again_with_a_new_epoch(servers: Servers) -> None:
+    first = await servers.acquire("a")
     assert first is not None
-    assert second == Lease(0, 2, "a", LATER + 1, 0)
-    assert not await store.renew_lease(first, LATER + 2)
+    assert owned(await servers.acquire("a")) == (0, 2, "a", 0)
+    assert not await servers.renew(first)
 
 
-async def test_partitions_are_independent(store: Store) -> None:
-    assert await store.acquire_lease(0, "a", NOW, LATER) is not None
-    assert await store.acquire_lease(1, "b", NOW, LATER) is not None
+async def test_partitions_are_independent(servers: Servers) -> None:
+    assert await servers.acquire("a", 0) is not None
+    assert await servers.acquire("b", 1) is not None
 
 
-async def test_only_one_of_many_gets_it(store: Store) -> None:
-    leases = await asyncio.gather(*(store.acquire_lease(0, f"server-{number}", NOW, LATER) for number in range(8)))
+async def test_only_one_of_many_gets_it(servers: Servers) -> None:
+    leases = await asyncio.gather(*(servers.acquire(f"server-{number}") for number in range(8)))
     assert len([lease for lease in leases if lease is not None]) == 1
 
 
-async def test_renewing_extends(store: Store) -> None:
-    lease = await store.acquire_lease(0, "a", NOW, LATER)
+async def test_renewing_extends(servers: Servers) -> None:
+    lease = await servers.acquire("a")
     assert lease is not None
-    assert await store.renew_lease(lease, LATER + SECOND)
-    assert await store.acquire_lease(0, "b", LATER, LATER + 2 * SECOND) is None
-    assert await store.acquire_lease(0, "b", LATER + SECOND, LATER + 2 * SECOND) is not None
-    assert not await store.renew_lease(lease, LATER + 3 * SECOND)
+    await servers.pass_time(900)
+    assert await servers.renew(lease)
+    await servers.pass_time(900)
+    assert await servers.acquire("b") is None
+    await servers.pass_time(101)
+    assert await servers.acquire("b") is not None
+    assert not await servers.renew(lease)
 
 
-async def test_releasing_lets_the_next_one_in(store: Store) -> None:
-    lease = await store.acquire_lease(0, "a", NOW, LATER)
+async def test_releasing_lets_the_next_one_in(servers: Servers) -> None:
+    lease = await servers.acquire("a")
     assert lease is not None
-    await store.release_lease(lease)
-    assert not await store.renew_lease(lease, LATER)
-    assert await store.acquire_lease(0, "b", NOW, LATER) == Lease(0, 2, "b", LATER, 0)
-    await store.release_lease(lease)  # no longer ours: nothing happens
-    assert await store.read_lease(0) == Lease(0, 2, "b", LATER, 0)
+    await servers.store.release_lease(lease)
+    assert not await servers.renew(lease)
+    second = await servers.acquire("b")
+    assert owned(second) == (0, 2, "b", 0)
+    await servers.store.release_lease(lease)  # no longer ours: nothing happens
+    assert await servers.store.read_lease(0) == second
 
 
 async def test_the_commit_number_is_remembered_across_owners(writer: Writer) -> None:

@@ -132,7 +132,7 @@ async def test_reads_hold_up_neither_commits_nor_leases(writer: Writer, proxy: P
     await sessions(administrator, WAITING, READ_CONNECTIONS)
     async with asyncio.timeout(20):
         await writer.commit(headers=[header(2)], journal=[journal_row(2, 1)])
-        assert await writer.store.renew_lease(writer.lease, NOW + 7200 * SECOND)
+        assert await writer.store.renew_lease(writer.lease, NOW, NOW + 7200 * SECOND)
         assert await commit_number(writer) == 2
         proxy.fault = Fault.LOSE_ANSWER
         with pytest.raises(CommitUnknown):
@@ -151,7 +151,7 @@ async def test_commits_hold_up_no_other_partitions_lease(postgres_url: str, admi
     commits = [asyncio.ensure_future(writer.commit(journal=[journal_row(2, 1)])) for writer in writers[1:]]
     await sessions(administrator, WAITING, COMMIT_CONNECTIONS)
     async with asyncio.timeout(20):
-        assert await store.renew_lease(writers[0].lease, NOW + 7200 * SECOND)
+        assert await store.renew_lease(writers[0].lease, NOW, NOW + 7200 * SECOND)
         assert await store.read_lease(0) is not None
     await administrator.execute("ROLLBACK")
     outcomes = await asyncio.gather(*commits, return_exceptions=True)
@@ -163,9 +163,9 @@ async def test_a_renewal_that_hangs_is_given_up_in_time(writer: Writer, administ
     await administrator.execute("BEGIN; SELECT * FROM leases FOR UPDATE")
     async with asyncio.timeout(20):
         with pytest.raises(StoreError):
-            await writer.store.renew_lease(writer.lease, NOW + 7200 * SECOND)
+            await writer.store.renew_lease(writer.lease, NOW, NOW + 7200 * SECOND)
     await administrator.execute("ROLLBACK")
-    assert await writer.store.renew_lease(writer.lease, NOW + 7200 * SECOND)
+    assert await writer.store.renew_lease(writer.lease, NOW, NOW + 7200 * SECOND)
 
 
 async def test_reads_survive_the_loss_of_idle_connections(writer: Writer, administrator: Connection) -> None:
@@ -197,7 +197,8 @@ async def test_servers_share_a_database(empty_postgres_url: str) -> None:
     await asyncio.gather(*(writer.commit(headers=[header(uid)]) for uid, writer in enumerate(writers, 1)))
     assert [await store.count_headers(NAMESPACE, KIND) for store in stores] == [4] * 4
     # The first server takes over the second's partition: whatever the second still commits is refused.
-    taken = await stores[0].acquire_lease(1, "server-0", NOW + 7200 * SECOND, NOW + 7300 * SECOND)
+    await stores[1].release_lease(writers[1].lease)
+    taken = await stores[0].acquire_lease(1, "server-0", NOW, NOW + 100 * SECOND)
     assert taken is not None
     with pytest.raises(LeaseLost):
         await writers[1].commit(headers=[header(9)])
@@ -206,15 +207,37 @@ async def test_servers_share_a_database(empty_postgres_url: str) -> None:
         await store.close()
 
 
+async def test_leases_go_by_the_clock_of_the_database(postgres_url: str) -> None:
+    """Servers on several machines disagree about the time: none may take a lease because its own clock is ahead."""
+    first, second = create_store(postgres_url), create_store(postgres_url)
+    await first.open()
+    await second.open()
+    slow, fast = NOW - 3600 * SECOND, NOW + 3600 * SECOND
+    lease = await first.acquire_lease(0, "slow", slow, slow + 5 * SECOND)
+    assert lease is not None
+    assert await second.acquire_lease(0, "fast", fast, fast + 5 * SECOND) is None
+    assert await first.renew_lease(lease, slow, slow + 5 * SECOND)
+    assert await second.acquire_lease(0, "fast", fast, fast + 5 * SECOND) is None
+
+    async def taken() -> bool:
+        return await second.acquire_lease(0, "fast", slow, slow + 5 * SECOND) is not None
+
+    await first.renew_lease(lease, slow, slow + SECOND // 5)
+    await until(taken)  # though by this clock it has long to go
+    await first.close()
+    await second.close()
+
+
 async def test_a_takeover_waits_for_a_commit_on_its_way(postgres_url: str, administrator: Connection) -> None:
     first, second = create_store(postgres_url), create_store(postgres_url)
     await first.open()
     await second.open()
     writer = await Writer.open(first)
+    await administrator.execute("UPDATE leases SET expires_at = 0")
     await administrator.execute(HOLD_UP)
     committing = asyncio.ensure_future(writer.commit(journal=[journal_row(2, 1)]))
     await sessions(administrator, WAITING, 1)
-    takeover = asyncio.ensure_future(second.acquire_lease(0, "other", NOW + 7200 * SECOND, NOW + 7300 * SECOND))
+    takeover = asyncio.ensure_future(second.acquire_lease(0, "other", NOW, NOW + 100 * SECOND))
     await sessions(administrator, WAITING, 2)
     await administrator.execute("ROLLBACK")
     await committing

@@ -123,7 +123,7 @@ async def test_another_program_that_writes_is_waited_for_without_holding_up_the_
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         committing = asyncio.ensure_future(writer.commit(headers=[header(2)]))
-        renewing = asyncio.ensure_future(writer.store.renew_lease(writer.lease, writer.lease.expires_at + 1))
+        renewing = asyncio.ensure_future(writer.store.renew_lease(writer.lease, 0, writer.lease.expires_at + 1))
         loop = asyncio.get_running_loop()
         begun = loop.time()
         for _ in range(100):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from google.protobuf.duration_pb2 import Duration
@@ -37,15 +38,24 @@ class Clock(Protocol):
         """Nanoseconds since the Unix epoch."""
         ...
 
+    def elapsed(self) -> int:
+        """Nanoseconds since some moment; grows evenly, whatever the wall clock is set to."""
+        ...
+
     def call_at(self, at: int, callback: Callable[[], None]) -> Alarm:
         """Call back on the event loop once ``now() >= at``."""
         ...
+
+
+# The time that a machine sleeps counts: others have gone on meanwhile. Not every system has a clock that knows it.
+_ELAPSED: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class SystemClock:
     """The wall clock; alarms through the running event loop."""
 
     now = staticmethod(time.time_ns)
+    elapsed = staticmethod(partial(time.clock_gettime_ns, _ELAPSED))
 
     def call_at(self, at: int, callback: Callable[[], None]) -> Alarm:
         # The event loop cannot sleep longer than a day at a time on every platform; owners re-arm their alarm when it fires early.

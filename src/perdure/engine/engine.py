@@ -13,6 +13,7 @@ from perdure.core.ids import IdSource
 from perdure.core.jobs import EffectJob
 from perdure.engine.live import AnyExecution, HistoryBatch
 from perdure.engine.partition import Decide, Partition
+from perdure.engine.tenure import Tenure
 from perdure.engine.upkeep import Upkeep, until
 from perdure.engine.waits import Waits
 from perdure.engine.writer import CommitObserver
@@ -77,15 +78,17 @@ class Engine:
 
     async def start(self) -> None:
         """Take the leases and begin. Raises StoreInUse when another server holds them (unless this one is a standby, which waits)."""
-        leases = [await self._acquire(number) for number in range(self._count)]
+        tenures = [await self._acquire(number) for number in range(self._count)]
         # A server with more partitions may have used this store before: whoever still holds one of those leases must not write any more.
-        while (old := await self.store.read_lease(len(leases))) is not None:
-            leases.append(await self._acquire(old.partition))
-        for lease in leases[: self._count]:
+        number = self._count
+        while await self.store.read_lease(number) is not None:
+            await self._acquire(number)
+            number += 1
+        for lease, tenure in tenures:
             # Rounded up, so that they agree with partition_of.
             slots = range(-(-SLOTS * lease.partition // self._count), -(-SLOTS * (lease.partition + 1) // self._count))
             partition = Partition(
-                self.store, lease, slots, self.kinds, self.effects, self.clock, self.ids,
+                self.store, lease, tenure, slots, self.kinds, self.effects, self.clock, self.ids,
                 cache_bytes=self._cache_bytes // self._count, unwritten_bytes=self._unwritten_bytes // self._count,
                 observer=self._observer, on_fenced=self._fenced,
             )  # fmt: skip
@@ -122,16 +125,16 @@ class Engine:
         for upkeep in self._upkeep:
             await upkeep.release()
 
-    async def _acquire(self, number: int) -> Lease:
+    async def _acquire(self, number: int) -> tuple[Lease, Tenure]:
         """Take a lease. One that nobody renews runs out: its owner has died. A living owner is waited for by a standby only."""
         seen: Lease | None = None
         is_away = False
         while True:
-            now = self.clock.now()
+            now, asked_at = self.clock.now(), self.clock.elapsed()
             try:
                 lease = await self.store.acquire_lease(number, self._owner, now, now + LEASE)
                 if lease is not None:
-                    return lease
+                    return lease, Tenure(self.clock, LEASE, asked_at, is_shared=self.store.is_shared)
                 held = await self.store.read_lease(number)
                 is_away = False
             except StoreError as error:
@@ -164,6 +167,10 @@ class Engine:
     def read(self, key: ChainKey, run_id: str | None) -> Coroutine[Any, Any, AnyExecution | None]:
         """See :meth:`Partition.read`."""
         return self.partition_of(key).read(key, run_id or None)
+
+    def check_tenure(self, key: ChainKey) -> None:
+        """For answers that are put together from what was read earlier. Raises ApiError UNAVAILABLE when the owner may be another."""
+        self.partition_of(key).tenure.check()
 
     # -- history ------------------------------------------------------------------------------------
     async def history(

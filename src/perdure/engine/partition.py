@@ -21,6 +21,7 @@ from perdure.engine.agenda import Agenda, Effects
 from perdure.engine.cache import MOST_LOOKED_AT, Cache
 from perdure.engine.live import AnyExecution
 from perdure.engine.loader import Loader, fill_header
+from perdure.engine.tenure import Tenure
 from perdure.engine.timers import Timers
 from perdure.engine.transaction import Transaction
 from perdure.engine.writer import CommitObserver, Group, Writer
@@ -84,10 +85,12 @@ class Partition:
     """
 
     def __init__(
-        self, store: Store, lease: Lease, slots: range, kinds: Mapping[str, Kind[Any, Any]], effects: Effects, clock: Clock, ids: IdSource,
-        *, cache_bytes: int, unwritten_bytes: int, observer: CommitObserver | None = None, on_fenced: Callable[[], None] = lambda: None,
+        self, store: Store, lease: Lease, tenure: Tenure, slots: range, kinds: Mapping[str, Kind[Any, Any]], effects: Effects, clock: Clock,
+        ids: IdSource, *, cache_bytes: int, unwritten_bytes: int, observer: CommitObserver | None = None,
+        on_fenced: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self.slots = slots
+        self.tenure = tenure
         self.clock = clock
         self.ids = ids
         self.number = lease.partition
@@ -135,6 +138,7 @@ class Partition:
         while self.writer.is_full:
             await self.writer.room()
             chain = self.loader.cached(key, run_id) or await self.loader.chain(key, run_id)
+        self.tenure.check()
         run = chain.runs.get(run_id or chain.current_run_id or "")
         transaction = Transaction(chain, run, self.clock.now(), self.ids, self._new_uid)
         depends_on = run.group if run is not None else chain.group
@@ -161,13 +165,17 @@ class Partition:
         return await self.transact_early(key, run.key.run_id if run else run_id, instead)
 
     async def read(self, key: ChainKey, run_id: str | None) -> AnyExecution | None:
-        """The run in memory (None when there is none), after everything known about it is durable. Use it before the next await."""
+        """The run in memory (None when there is none), after everything known about it is durable. Use it before the next await.
+
+        Raises ApiError UNAVAILABLE when the store cannot be read, or another server may have taken over.
+        """
         self.cache.trim()  # whatever the calls before have brought in
         while True:
             chain = self.loader.cached(key, run_id) or await self.loader.chain(key, run_id)
             run = chain.runs.get(run_id or chain.current_run_id or "")
             group = run.group if run is not None else chain.group
             if group is None:
+                self.tenure.check()
                 return run
             await group.wait()
 

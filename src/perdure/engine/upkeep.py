@@ -90,14 +90,21 @@ class Upkeep:
 
     # -- lease ------------------------------------------------------------------------------------------
     async def _keep_lease(self) -> None:
+        tenure = self._partition.tenure
+        pause = max(0, self._lease_time // 3 - tenure.age)  # to get the leases of all partitions may have taken a while
         while True:
-            await until(self._clock, self._clock.now() + self._lease_time // 3)
+            await until(self._clock, self._clock.now() + pause)
+            pause = self._lease_time // 3
+            now, asked_at = self._clock.now(), self._clock.elapsed()
             try:
-                kept = await self._store.renew_lease(self._lease, self._clock.now() + self._lease_time)
+                kept = await self._store.renew_lease(self._lease, now, now + self._lease_time)
             except StoreError as error:
                 log.warning("cannot renew the lease of partition %d: %s", self._lease.partition, error)
+                pause = self._lease_time // 20
                 continue
-            if not kept:
+            if kept:
+                tenure.renewed(asked_at)
+            else:
                 self._partition.writer.fence()
                 return
 

@@ -40,6 +40,11 @@ RENEWAL_SECONDS = 1.5
 DOUBT_SECONDS = 10.0
 """So long a read of a lease waits for the end of the process that ran a commit in doubt, before it gives up for now."""
 
+# Leases go by the database's clock: those of the servers need not agree.
+_NOW = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000000 AS BIGINT)"
+_ACQUIRE_LEASE = sql.acquire_lease(_NOW, f"{_NOW} + $3")
+_RENEW_LEASE = sql.renew_lease(f"{_NOW} + $4")
+
 # Any number will do that no other program uses for its advisory locks: the bytes "perdure".
 _MIGRATION_LOCK = int.from_bytes(b"perdure", "big")
 _IN_DOUBT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY($1::bigint[]) AND application_name = $2"
@@ -50,6 +55,8 @@ _SESSION_ENDED = re.compile(r"57P0\d|08\d\d\d|40003")
 
 class PostgresStore(SqlStore):
     """A PostgreSQL database, given as postgresql://user:password@host:port/database."""
+
+    is_shared = True
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -175,6 +182,13 @@ class PostgresStore(SqlStore):
         async with self._connection(pool) as connection:
             return await connection.fetch(statement, *arguments)
 
+    async def acquire_lease(self, partition: int, owner: str, now: int, until: int) -> Lease | None:
+        rows = await self._change_lease(_ACQUIRE_LEASE, partition, owner, until - now)
+        return Lease(*rows[0]) if rows else None
+
+    async def renew_lease(self, lease: Lease, now: int, until: int) -> bool:
+        return bool(await self._change_lease(_RENEW_LEASE, lease.partition, lease.epoch, lease.owner, until - now))
+
     async def read_lease(self, partition: int) -> Lease | None:
         statement = sql.READ_LEASE
         if self._in_doubt:
@@ -198,7 +212,7 @@ class PostgresStore(SqlStore):
         return await self._write(self._reads, statement, arguments)
 
     async def _change_lease(self, statement: str, *arguments: Any) -> Sequence[Row]:
-        return await self._write(self._leases, statement, arguments, RENEWAL_SECONDS if statement == sql.RENEW_LEASE else None)
+        return await self._write(self._leases, statement, arguments, RENEWAL_SECONDS if statement == _RENEW_LEASE else None)
 
     async def commit(self, commit: Commit) -> None:
         statement, arguments = commit_statement((commit.partition, commit.epoch, commit.commit_number), sql.commit_rows(commit))

@@ -180,6 +180,8 @@ class Store(Protocol):
 
     #: For people: "in-memory", "SQLite /path", "PostgreSQL host/database" (never a password).
     description: str
+    #: Whether other servers may use it at the same time: then a server may answer only while it surely holds its leases.
+    is_shared: bool
 
     async def open(self) -> None:
         """Connect, lock where that is needed, migrate the schema. Raises StoreOpenError."""
@@ -191,11 +193,14 @@ class Store(Protocol):
 
     # -- leases -------------------------------------------------------------------------------
     async def acquire_lease(self, partition: int, owner: str, now: int, until: int) -> Lease | None:
-        """Take the lease if it is free, expired or already the owner's; the epoch grows by one. None: another owner holds it."""
+        """Take the lease if it is free, expired or already the owner's; the epoch grows by one. None: another owner holds it.
+
+        now, until: by the caller's clock. A store that is shared goes by the database's own clock: only their difference counts there.
+        """
         ...
 
-    async def renew_lease(self, lease: Lease, until: int) -> bool:
-        """Extend it; False when the epoch is no longer ours."""
+    async def renew_lease(self, lease: Lease, now: int, until: int) -> bool:
+        """Extend it; False when the epoch is no longer ours. now, until: as in :meth:`acquire_lease`."""
         ...
 
     async def release_lease(self, lease: Lease) -> None:

@@ -153,12 +153,23 @@ _LEASE = "partition, epoch, owner, expires_at, commit_number"
 _SELECT_HEADERS = f"SELECT {HEADERS.names} FROM headers"
 _SELECT_JOURNAL = f"SELECT {JOURNAL.names} FROM journal"
 
-ACQUIRE_LEASE = f"""
-INSERT INTO leases ({_LEASE}) VALUES ($1, 1, $2, $4, 0)
+
+def acquire_lease(now: str, until: str) -> str:
+    """The statement that takes a lease: $1 partition, $2 owner. now, until: SQL of the times, nanoseconds since the epoch."""
+    return f"""
+INSERT INTO leases ({_LEASE}) VALUES ($1, 1, $2, {until}, 0)
 ON CONFLICT (partition) DO UPDATE SET epoch = leases.epoch + 1, owner = excluded.owner, expires_at = excluded.expires_at
-WHERE leases.owner = excluded.owner OR leases.expires_at <= $3
+WHERE leases.owner = excluded.owner OR leases.expires_at <= {now}
 RETURNING {_LEASE}"""
-RENEW_LEASE = "UPDATE leases SET expires_at = $4 WHERE partition = $1 AND epoch = $2 AND owner = $3 RETURNING partition"
+
+
+def renew_lease(until: str) -> str:
+    """The statement that extends a lease: $1 partition, $2 epoch, $3 owner."""
+    return f"UPDATE leases SET expires_at = {until} WHERE partition = $1 AND epoch = $2 AND owner = $3 RETURNING partition"
+
+
+ACQUIRE_LEASE = acquire_lease("$3", "$4")
+RENEW_LEASE = renew_lease("$4")
 RELEASE_LEASE = "UPDATE leases SET expires_at = 0, owner = '' WHERE partition = $1 AND epoch = $2 AND owner = $3 RETURNING partition"
 READ_LEASE = f"SELECT {_LEASE} FROM leases WHERE partition = $1"
 FENCE = "UPDATE leases SET commit_number = $3 WHERE partition = $1 AND epoch = $2"
@@ -216,6 +227,7 @@ class SqlStore(ABC):
     """The Store over SQL, but for opening, closing and the commit."""
 
     description: str
+    is_shared: bool
 
     @abstractmethod
     async def open(self) -> None: ...
@@ -247,7 +259,7 @@ class SqlStore(ABC):
         rows = await self._change_lease(ACQUIRE_LEASE, partition, owner, now, until)
         return Lease(*rows[0]) if rows else None
 
-    async def renew_lease(self, lease: Lease, until: int) -> bool:
+    async def renew_lease(self, lease: Lease, now: int, until: int) -> bool:
         return bool(await self._change_lease(RENEW_LEASE, lease.partition, lease.epoch, lease.owner, until))
 
     async def release_lease(self, lease: Lease) -> None:

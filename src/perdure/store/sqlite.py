@@ -120,6 +120,8 @@ class SqliteStore(SqlStore):
     path: of the file, or ":memory:". pragmas: SQLite settings, name → value, on top of PRAGMAS.
     """
 
+    is_shared = False  # one server has the file's lock
+
     def __init__(self, path: str, *, pragmas: Mapping[str, str] | None = None) -> None:
         self.path = path
         self.description = "in-memory" if path == MEMORY else f"SQLite {path}"

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from perdure.core.clock import SECOND
 from perdure.store.protocol import Commit, CommitUnknown, Header, JournalRow, Lease, Resource, SideRow, Snapshot, Store, StoreError
 
 T = TypeVar("T")
@@ -60,6 +61,11 @@ class CommitsInDoubt:
             await asyncio.wait([self.landing])
 
 
+def _database_now() -> int:
+    """The database has a clock of its own."""
+    return int(asyncio.get_running_loop().time() * SECOND)
+
+
 @dataclass(slots=True)
 class FaultyStore:
     """One server's connection to a store; implements :class:`perdure.store.protocol.Store`.
@@ -74,9 +80,12 @@ class FaultyStore:
     in_doubt: CommitsInDoubt = field(default_factory=CommitsInDoubt)
     _is_cut: bool = False
     _stalled: asyncio.Future[None] | None = None
+    _is_away: bool = False
     _has_commits: bool = False
     _lost_until: float = 0.0
     description: str = ""
+    #: Other servers may take over from this one.
+    is_shared: bool = True
 
     def __post_init__(self) -> None:
         self.description = f"faulty {self.base.description}"
@@ -94,6 +103,10 @@ class FaultyStore:
         stalled, self._stalled = self._stalled, None
         if stalled is not None and not stalled.done():
             stalled.set_result(None)
+
+    def go_away(self) -> None:
+        """The network between this server and its database has broken: nothing works any more, and commits on their way are lost."""
+        self._is_away = True
 
     async def open(self) -> None:
         """The base is open already."""
@@ -119,6 +132,9 @@ class FaultyStore:
         happens = not is_unknown or self.rng.random() < 0.5
         await self.in_doubt.settled()
         await self._reach()
+        if self._is_away:
+            self.counts.unknown += 1
+            raise CommitUnknown("injected: the connection broke, for good")
         if is_unknown:
             self.counts.unknown += 1
             now = asyncio.get_running_loop().time()
@@ -148,7 +164,7 @@ class FaultyStore:
 
     async def _read(self, read: Callable[..., Awaitable[T]], *arguments: Any, **named: Any) -> T:
         await self._reach()
-        if asyncio.get_running_loop().time() < self._lost_until or self.rng.random() < self.faults.read_fails:
+        if self._is_away or asyncio.get_running_loop().time() < self._lost_until or self.rng.random() < self.faults.read_fails:
             self.counts.reads_failed += 1
             await self._pause()
             raise StoreError("injected: no connection")
@@ -170,18 +186,21 @@ class FaultyStore:
     async def acquire_lease(self, partition: int, owner: str, now: int, until: int) -> Lease | None:
         # A server that cannot get its lease does not start: no fault here.
         await self.in_doubt.settled()
-        return await self.base.acquire_lease(partition, owner, now, until)
+        return await self.base.acquire_lease(partition, owner, _database_now(), _database_now() + until - now)
 
-    async def renew_lease(self, lease: Lease, until: int) -> bool:
+    async def renew_lease(self, lease: Lease, now: int, until: int) -> bool:
         await self.in_doubt.settled()
-        return await self._read(self.base.renew_lease, lease, until)
+        return await self._read(self._renew_lease, lease, until - now)
+
+    async def _renew_lease(self, lease: Lease, lease_time: int) -> bool:
+        return await self.base.renew_lease(lease, _database_now(), _database_now() + lease_time)
 
     async def release_lease(self, lease: Lease) -> None:
         await self._read(self.base.release_lease, lease)
 
     async def read_lease(self, partition: int) -> Lease | None:
         await self.in_doubt.settled()
-        if not self._has_commits:
+        if not self._has_commits and not self._is_away:
             return await self.base.read_lease(partition)  # a server that is starting: see acquire_lease
         return await self._read(self.base.read_lease, partition)
 

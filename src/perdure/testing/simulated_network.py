@@ -64,6 +64,9 @@ class _ProcessClock:
     def now(self) -> int:
         return self._clock.now()
 
+    def elapsed(self) -> int:
+        return self._clock.elapsed()
+
     def call_at(self, at: int, callback: Callable[[], None]) -> Alarm:
         def ring() -> None:
             if self._process.is_alive:
@@ -107,6 +110,8 @@ class SimulatedNetwork:
     def __init__(self, rng: random.Random, clock: VirtualClock, answered: Callable[[str, Any, Message | ApiError], None]) -> None:
         self.faults = NetworkFaults()
         self.endpoint: Endpoint | None = None
+        #: A server that has been replaced, and that some clients still reach.
+        self.old_endpoint: Endpoint | None = None
         self._rng = rng
         self._clock = clock
         self._answered = answered
@@ -119,6 +124,8 @@ class SimulatedNetwork:
         """
         await self._travel()
         endpoint = self.endpoint
+        if self.old_endpoint is not None and self._rng.random() < 0.5:
+            endpoint = self.old_endpoint
         if endpoint is None or not endpoint.process.is_alive or self._rng.random() < self.faults.lost_request:
             raise unavailable("no connection")
         self._numbers += 1

@@ -93,6 +93,10 @@ class VirtualClock:
         self._loop.elapsed += self._tick
         return self._offset + self._loop.elapsed
 
+    def elapsed(self) -> int:
+        """Nanoseconds of the loop's time: setting the clock does not change it."""
+        return self._loop.elapsed
+
     def jump(self, nanoseconds: int) -> None:
         """Set the clock forward (or back, when negative)."""
         self._offset += nanoseconds

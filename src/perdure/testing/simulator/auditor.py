@@ -43,8 +43,9 @@ class Auditor:
         #: (run id, update id) of which a client was told that far.
         self.accepted_updates: set[tuple[str, str]] = set()
         self.completed_updates: set[tuple[str, str]] = set()
-        #: Runs that somebody asked to delete, and those of which it was said that they are.
+        #: Runs that somebody asked to delete, their workflow ids, and those of which it was said that they are.
         self.doomed: set[str] = set()
+        self.doomed_ids: set[str] = set()
         self.deleted: set[str] = set()
         self._handed_out: set[tuple[str, str, int]] = set()
         self._activity_of_token: dict[bytes, tuple[str, str]] = {}
@@ -57,8 +58,9 @@ class Auditor:
         """Note that something is wrong."""
         self.failures.append(problem)
 
-    def may_be_deleted(self, run_id: str) -> None:
+    def may_be_deleted(self, workflow_id: str, run_id: str) -> None:
         """A client is about to ask for the deletion of a run."""
+        self.doomed_ids.add(workflow_id)
         self.doomed.add(run_id)
 
     def answered(self, method: str, request: Any, answer: Message | ApiError) -> None:
@@ -131,6 +133,10 @@ class Auditor:
         self._answered_tokens.add(token)
         if method in ENDS_ACTIVITY:
             self._ended_activities.add(self._activity_of_token[token])
+
+    def known(self, run_id: str) -> int:
+        """The last event of a run that anybody has been shown. Whoever asks from now on has to be shown it, too."""
+        return max(self.seen_events[run_id], default=0) if run_id in self.seen_events else 0
 
     def saw(self, run_id: str, events: Sequence[HistoryEvent]) -> None:
         """Somebody was shown these events: they must never change or go away."""

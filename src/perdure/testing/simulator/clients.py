@@ -171,13 +171,14 @@ class SimulatedClient:
     async def _delete(self) -> None:
         if self._rng.random() < 0.4:
             workflow_id, run_id = self._rng.choice(self._runs)
-            self._auditor.may_be_deleted(run_id)
+            self._auditor.may_be_deleted(workflow_id, run_id)
             execution = WorkflowExecution(workflow_id=workflow_id, run_id=run_id)
             await self._call("DeleteWorkflowExecution", DeleteWorkflowExecutionRequest(namespace=NAMESPACE, workflow_execution=execution))
 
     async def _read(self) -> None:
         """A whole history, page by page."""
         execution = self._execution()
+        known, last = self._auditor.known(execution.run_id), 0
         token = b""
         while True:
             request = GetWorkflowExecutionHistoryRequest(
@@ -185,9 +186,12 @@ class SimulatedClient:
             )
             response = await self._call("GetWorkflowExecutionHistory", request)
             self._saw(execution, response.history.events)
+            last = response.history.events[-1].event_id if response.history.events else last
             token = response.next_page_token
             if not token:
-                return
+                break
+        if last < known:
+            self._auditor.fail(f"{execution.workflow_id}/{execution.run_id} was shown up to event {last}, though {known} was known before")
 
     def _saw(self, execution: WorkflowExecution, events: Any) -> None:
         """Which run it was is only known when it was said, or when the first event is there."""

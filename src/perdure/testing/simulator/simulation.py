@@ -51,6 +51,7 @@ class Report:
     runs: int = 0
     steps: int = 0
     restarts: int = 0
+    takeovers: int = 0
     store: StoreCounts = field(default_factory=StoreCounts)
     answers: dict[str, int] = field(default_factory=dict[str, int])
 
@@ -93,6 +94,7 @@ class Simulation:
         self.inspector = Inspector()
         self.counts = StoreCounts()
         self.restarts = 0
+        self.takeovers = 0
         self.runs = 0
         self._log_trace = log_trace
         self._digest = hashlib.sha256()
@@ -106,7 +108,7 @@ class Simulation:
     def report(self) -> Report:
         failures = [*self.auditor.failures, *(f"inspector: {failure}" for failure in self.inspector.failures)]
         return Report(
-            self.seed, failures, self._digest.hexdigest(), self.runs, self.inspector.steps, self.restarts, self.counts,
+            self.seed, failures, self._digest.hexdigest(), self.runs, self.inspector.steps, self.restarts, self.takeovers, self.counts,
             dict(self.auditor.answers),
         )  # fmt: skip
 
@@ -156,15 +158,15 @@ class Simulation:
         self.auditor.answered(method, request, answer)
 
     # -- the server ---------------------------------------------------------------------------------------
-    async def _start_server(self) -> None:
+    async def _start_server(self, *, standby: bool = False) -> None:
         process = Process(self.clock)
         store = FaultyStore(self.base, self._sub_rng(), self._store_faults, self.counts, self._in_doubt)
         partitions = self.rng.choice((1, 1, 3, 4))  # another number after each restart
         settings = ServerSettings(
-            database="", cache_size_bytes=CACHE_BYTES, metrics_port=None, partitions=partitions,
+            database="", cache_size_bytes=CACHE_BYTES, metrics_port=None, partitions=partitions, standby=standby,
             limits=Limits(unwritten_bytes=self._unwritten_bytes * partitions),
         )  # fmt: skip
-        core = Core(settings, store, process.clock, IdSource(self.rng.getrandbits(64)), Registry(), owner="simulated")
+        core = Core(settings, store, process.clock, IdSource(self.rng.getrandbits(64)), Registry(), owner=f"simulated-{self.restarts}")
         stack = AsyncExitStack()
         await process.spawn(core.start(stack), "start")
         for partition in core.engine.partitions:
@@ -182,6 +184,24 @@ class Simulation:
             self._process.kill()
             self.network.endpoint = None
             await asyncio.sleep(0)
+
+    async def _take_over(self) -> None:
+        """The server loses its database, a standby takes over, and some clients go on talking to the old one."""
+        self.trace("cut off")
+        old, faulty = self._process, self._faulty
+        if old is None or faulty is None or not old.is_alive:
+            return
+        self.network.old_endpoint = self.network.endpoint
+        self.network.endpoint = None
+        faulty.go_away()
+        self.restarts += 1
+        self.takeovers += 1
+        await self._start_server(standby=True)
+        await asyncio.sleep(self.rng.choice((0.1, 5.0, 20.0)))
+        self.network.old_endpoint = None
+        faulty.cut()
+        old.kill()
+        await asyncio.sleep(0)
 
     async def _stop_server(self) -> None:
         """As with SIGTERM."""
@@ -238,7 +258,9 @@ class Simulation:
         for _ in range(rng.choice((0, 2, 5, 10))):
             await asyncio.sleep(rng.choice((0.01, 0.5, 3.0, 30.0)) * rng.random())
             chance = rng.random()
-            if chance < 0.35:
+            if chance < 0.1:
+                await self._take_over()
+            elif chance < 0.35:
                 await (self._kill_server() if rng.random() < 0.7 else self._stop_server())
                 await asyncio.sleep(rng.choice((0.0, 1.0, 40.0)))
                 self.restarts += 1

@@ -104,7 +104,7 @@ class HistoryRpc:
         key = execution.key
         while not _has_come(execution, next_event_id):
             if patience.is_cut_short or services.clock.now() >= patience.until:
-                break
+                return await services.run(key.namespace_id, key.business_id, key.run_id)
             await patience.next_change(execution, partial(_has_come, execution, next_event_id))
             execution = await services.run(key.namespace_id, key.business_id, key.run_id)
         return execution

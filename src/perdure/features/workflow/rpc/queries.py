@@ -86,7 +86,9 @@ class QueryRpc:
             return await resume.answer_query(services, execution, request.query)
         until = min(services.clock.now() + LONGEST, call.deadline or services.clock.now() + LONGEST)
         check_answerable(execution.state, until, services.limits)
-        return response(await self._answer(execution, request.query, until), blob_limit)
+        result = await self._answer(execution, request.query, until)
+        services.engine.check_tenure(execution.chain_key)
+        return response(result, blob_limit)
 
     async def _answer(self, execution: WorkflowExecution, query: WorkflowQuery, until: int) -> WorkflowQueryResult:
         """Wait for the run's workflow task if it has one, else ask a worker at once."""
