@@ -24,7 +24,6 @@ from perdure.core.jobs import EffectJob
 from perdure.engine import partition
 from perdure.engine.agenda import Agenda
 from perdure.engine.partition import Partition
-from perdure.engine.tenure import Tenure
 from perdure.engine.upkeep import Upkeep
 from perdure.engine.writer import Writer
 from perdure.features.workflow import notes
@@ -160,10 +159,6 @@ def attempt_handed_out_before_durable(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Partition, "transact", transact)
 
 
-def answers_after_the_lease_has_run_out(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Tenure, "is_over", False)
-
-
 PLANTS: tuple[Plant, ...] = (
     reply_before_durable,
     read_before_durable,
@@ -179,7 +174,6 @@ PLANTS: tuple[Plant, ...] = (
     message_taken_twice,
     message_lost,
     attempt_handed_out_before_durable,
-    answers_after_the_lease_has_run_out,
 )
 
 
