@@ -1,10 +1,13 @@
-"""A step costs what it changes, not what the run carries: counted in function calls, so that no neighbour and no clock has a say."""
+"""A step costs what it changes, not what the run carries: counted in instructions, so that no neighbour and no clock has a say.
+
+What a C function does (a copy, a sort) is one instruction; so the pending activities count who looks at all of them, too.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -17,7 +20,10 @@ from temporalio.api.workflowservice import v1 as service
 from perdure.app import Core
 from perdure.core.call import Call
 from perdure.core.clock import SECOND, SystemClock, to_duration
+from perdure.core.execution import ChainKey
 from perdure.core.ids import IdSource
+from perdure.features.workflow.activity.state import Activity
+from perdure.features.workflow.kind import WORKFLOW
 from perdure.observability.metrics import Registry
 from perdure.settings import ServerSettings
 from perdure.store import create_store
@@ -29,7 +35,37 @@ MOST = 1.2
 MARKER = Command(
     command_type=CommandType.COMMAND_TYPE_RECORD_MARKER, record_marker_command_attributes=RecordMarkerCommandAttributes(marker_name="mark")
 )
+ACTIVITY_TYPE = schedule_command(QUEUE).schedule_activity_task_command_attributes.activity_type.name
 STICKY = StickyExecutionAttributes(worker_task_queue=QUEUE, schedule_to_start_timeout=to_duration(10 * SECOND))
+
+
+class Watched(dict[int, Activity]):
+    """The pending activities of a run; they count how many of them are looked at without being asked for by their key."""
+
+    looked_at = 0
+
+    def _all(self) -> None:
+        self.looked_at += len(self)
+
+    def __iter__(self) -> Iterator[int]:
+        self._all()
+        return super().__iter__()
+
+    def keys(self) -> Any:
+        self._all()
+        return super().keys()
+
+    def values(self) -> Any:
+        self._all()
+        return super().values()
+
+    def items(self) -> Any:
+        self._all()
+        return super().items()
+
+    def copy(self) -> dict[int, Activity]:
+        self._all()
+        return super().copy()
 
 
 class Calls:
@@ -65,25 +101,40 @@ class Calls:
         request.workflow_execution.workflow_id = "big"
         await self.do("SignalWorkflowExecution", request)
 
+    async def control(self, what: str, **which: str) -> None:
+        """Pause, unpause or reset activities, by id or by type."""
+        request = getattr(service, f"{what}ActivityRequest")(namespace="default", **which)
+        request.execution.workflow_id = "big"
+        await self.do(f"{what}Activity", request)
+
+    async def watch_activities(self) -> Watched:
+        """Let the pending activities of the run count who looks at them."""
+        execution = await self._core.engine.read(ChainKey(self._core.namespaces.id_of("default") or "", WORKFLOW, "big"), None)
+        assert execution is not None
+        watched = execution.state.activities = Watched(execution.state.activities)
+        return watched
+
     async def complete_activity(self) -> None:
         task = await self.do("PollActivityTaskQueue", service.PollActivityTaskQueueRequest(namespace="default", task_queue=QUEUE))
         await self.do("RespondActivityTaskCompleted", service.RespondActivityTaskCompletedRequest(task_token=task.task_token))
 
 
-async def function_calls(piece: Callable[[], Awaitable[None]], times: int = 10) -> float:
-    """How many functions, in Python and in C, a piece of work calls; the mean of some."""
+async def cost(piece: Callable[[], Awaitable[None]], times: int = 10) -> float:
+    """How many instructions a piece of work takes; the mean of some."""
     count = 0
 
-    def counted(_: FrameType, event: str, __: Any) -> None:
+    def counted(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal count
-        count += event in ("call", "c_call")
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        count += event == "opcode"
+        return counted
 
-    sys.setprofile(counted)
+    sys.settrace(counted)
     try:
         for _ in range(times):
             await piece()
     finally:
-        sys.setprofile(None)
+        sys.settrace(None)
     return count / times
 
 
@@ -97,10 +148,10 @@ async def rounds(calls: Calls) -> tuple[float, float]:
     await calls.take_task()
     for _ in range(10):
         await one()
-    first = await function_calls(one)
+    first = await cost(one)
     for _ in range(240):
         await calls.decide(*[MARKER] * 204)  # and three events of the task
-    return first, await function_calls(one)
+    return first, await cost(one)
 
 
 async def signals(calls: Calls) -> tuple[float, float]:
@@ -108,34 +159,75 @@ async def signals(calls: Calls) -> tuple[float, float]:
     await calls.start()
     for _ in range(10):
         await calls.signal()
-    first = await function_calls(calls.signal)
+    first = await cost(calls.signal)
     for _ in range(9_960):
         await calls.signal()
-    return first, await function_calls(calls.signal)
+    return first, await cost(calls.signal)
 
 
-async def activities(calls: Calls) -> tuple[float, float]:
-    """The other way round: the first ones are completed while the others are pending, the last ones alone."""
-    commands = [schedule_command(QUEUE) for _ in range(2_000)]
+async def schedule_activities(calls: Calls, count: int) -> None:
+    """Begin a run with so many pending activities."""
+    commands = [schedule_command(QUEUE) for _ in range(count)]
     for number, command in enumerate(commands):
         command.schedule_activity_task_command_attributes.activity_id = str(number)
     await calls.start()
     await calls.take_task()
     await calls.decide(*commands)
+
+
+async def activities(calls: Calls) -> tuple[float, float]:
+    """The other way round: the first ones are completed while the others are pending, the last ones alone."""
+    await schedule_activities(calls, 2_000)
     for _ in range(10):
         await calls.complete_activity()
-    many = await function_calls(calls.complete_activity)
+    many = await cost(calls.complete_activity)
     for _ in range(1_960):
         await calls.complete_activity()
-    return await function_calls(calls.complete_activity), many
+    return await cost(calls.complete_activity), many
 
 
-@pytest.mark.parametrize("run", [rounds, signals, activities])
-async def test_a_step_costs_what_it_changes(run: Callable[[Calls], Awaitable[tuple[float, float]]]) -> None:
-    async with AsyncExitStack() as stack:
+@contextlib.asynccontextmanager
+async def server() -> AsyncGenerator[Core]:
+    async with contextlib.AsyncExitStack() as stack:
         core = Core(ServerSettings(database=""), create_store(""), SystemClock(), IdSource(), Registry(), owner="test")
         await core.start(stack)
         for partition in core.engine.partitions:
             partition.inspector = None  # it folds whole journals after every step
+        yield core
+
+
+@pytest.mark.parametrize("run", [rounds, signals, activities])
+async def test_a_step_costs_what_it_changes(run: Callable[[Calls], Awaitable[tuple[float, float]]]) -> None:
+    async with server() as core:
         small, big = await run(Calls(core))
-    assert big <= MOST * small, f"{big:.0f} function calls with much, {small:.0f} with little"
+    assert big <= MOST * small, f"{big:.0f} instructions with much, {small:.0f} with little"
+
+
+@pytest.mark.parametrize("what", ["Pause", "Unpause", "Reset"])
+async def test_a_step_that_changes_all_activities_costs_each_the_same(what: str) -> None:
+    async def each(count: int) -> float:
+        async with server() as core:
+            calls = Calls(core)
+            await schedule_activities(calls, count)
+            if what == "Unpause":
+                await calls.control("Pause", type=ACTIVITY_TYPE)
+            return await cost(lambda: calls.control(what, type=ACTIVITY_TYPE), 1) / count
+
+    few, many = await each(100), await each(2_000)
+    assert many <= MOST * few, f"{many:.0f} instructions for one of many, {few:.0f} for one of few"
+
+
+async def test_only_what_means_all_activities_looks_at_all_of_them() -> None:
+    async with server() as core:
+        calls = Calls(core)
+        await schedule_activities(calls, 100)
+        watched = await calls.watch_activities()
+        await calls.signal()
+        await calls.decide(MARKER)
+        await calls.complete_activity()
+        await calls.complete_activity()
+        for what in ("Pause", "Unpause", "Reset"):
+            await calls.control(what, id="50")
+        assert (len(watched), watched.looked_at) == (98, 0)
+        await calls.control("Pause", type=ACTIVITY_TYPE)
+        assert watched.looked_at == 98, "once, to select them"

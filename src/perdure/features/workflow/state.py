@@ -243,6 +243,8 @@ class WorkflowState(msgspec.Struct, gc=False):
     activity_ids: dict[str, int] = {}
     #: Of the pending activities' attributes, inputs included.
     pending_bytes: int = 0
+    #: Activity type → how many pending activities of it are paused, where there is one.
+    paused_types: dict[str, int] = {}
     timers: dict[str, Timer] = {}
     children: dict[int, Child] = {}
     external_signals: dict[int, ExternalSignal] = {}

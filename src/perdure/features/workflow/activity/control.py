@@ -26,7 +26,7 @@ from perdure.features.workflow.activity.lifecycle import heartbeat
 from perdure.features.workflow.activity.retry import await_attempt, backoff, drop_heartbeat
 from perdure.features.workflow.activity.state import Activity, ActivityPause
 from perdure.features.workflow.registry import applies_note
-from perdure.features.workflow.run.pause import refresh_pause_info
+from perdure.features.workflow.run.pause_info import pause_or_free
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 
@@ -105,20 +105,18 @@ def _forget_details(step: WorkflowStep, activity: Activity) -> None:
 @applies_note(notes.ActivityPaused)
 def _paused(state: WorkflowState, note: notes.ActivityPaused, touch: Touch) -> None:
     activity = state.activities[note.scheduled_event_id]
-    activity.pause = ActivityPause(note.at, note.identity, note.reason, note.request_id)
+    pause_or_free(state, activity, ActivityPause(note.at, note.identity, note.reason, note.request_id))
     if not activity.started_at:
         activity.stamp += 1
-    refresh_pause_info(state)
     touch(activity)
 
 
 @applies_note(notes.ActivityUnpaused)
 def _unpaused(state: WorkflowState, note: notes.ActivityUnpaused, touch: Touch) -> None:
     activity = state.activities[note.scheduled_event_id]
-    activity.pause = None
+    pause_or_free(state, activity, None)
     if note.reset_attempts:
         activity.attempt = 1
-    refresh_pause_info(state)
     touch(activity)
 
 
@@ -131,8 +129,7 @@ def _reset(state: WorkflowState, note: notes.ActivityReset, touch: Touch) -> Non
     if note.restore_options:
         activity.options = None
     if not note.keep_paused:
-        activity.pause = None
-        refresh_pause_info(state)
+        pause_or_free(state, activity, None)
     touch(activity)
 
 

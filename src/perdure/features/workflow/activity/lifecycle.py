@@ -44,6 +44,7 @@ from perdure.features.workflow.activity.state import Activity
 from perdure.features.workflow.failures import NO_TIME_TO_RETRY, activity_timeout
 from perdure.features.workflow.jobs import ActivityTimeout, HeartbeatTimeout
 from perdure.features.workflow.registry import applies, applies_note
+from perdure.features.workflow.run.pause_info import forget_paused
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.lifecycle import schedule_task
@@ -227,6 +228,7 @@ def _ended(state: WorkflowState, scheduled_event_id: int) -> None:
     if activity is not None:
         state.activity_ids.pop(activity.activity_id, None)
         state.pending_bytes -= activity.attributes.ByteSize()
+        forget_paused(state, activity)
 
 
 @applies(EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED)

@@ -30,12 +30,11 @@ from perdure.features.workflow import notes
 from perdure.features.workflow.registry import applies
 from perdure.features.workflow.run.closing import SERVER_IDENTITY
 from perdure.features.workflow.run.interaction import CLOSED
-from perdure.features.workflow.run.server_attributes import set_keywords
+from perdure.features.workflow.run.pause_info import refresh_pause_info
 from perdure.features.workflow.state import Status, TaskStatus, WorkflowPause, WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.lifecycle import schedule_task
 
-PAUSE_INFO = "TemporalPauseInfo"
 _BEFORE_START = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_PAUSE_REQUESTED_BEFORE_TASK_STARTED
 
 
@@ -98,14 +97,3 @@ def _change_activities(state: WorkflowState, touch: Touch) -> None:
     for activity in state.activities.values():
         activity.stamp += 1
         touch(activity)
-
-
-def refresh_pause_info(state: WorkflowState) -> None:
-    """Let the run be found by what of it is paused: the run itself, types of its activities."""
-    keywords: list[str] = []
-    if state.pause is not None:
-        keywords.append(f"Workflow:{state.workflow_id}")
-        if state.pause.reason:
-            keywords.append(f"Reason:{state.pause.reason}")
-    types = {activity.attributes.activity_type.name for activity in state.activities.values() if activity.pause is not None}
-    set_keywords(state, PAUSE_INFO, [*keywords, *(f"property:activityType={name}" for name in sorted(types))])
