@@ -37,7 +37,8 @@ from perdure.observability.rpc_metrics import RpcMetrics
 from perdure.observability.server_metrics import ServerMetrics
 from perdure.rpc.checks import Checks
 from perdure.rpc.dispatch import Dispatcher
-from perdure.rpc.grpc_server import GrpcServer, ListenError
+from perdure.rpc.grpc_server import GrpcServer
+from perdure.rpc.listening import ListenError, listen
 from perdure.rpc.services import method_table
 from perdure.settings import ServerSettings
 from perdure.store.opening import create_store
@@ -198,6 +199,10 @@ class Server:
         owner = f"{socket.gethostname()}:{os.getpid()}:{self.ids.uuid()[:8]}"
         self.core = Core(settings, self.store, self.clock, self.ids, Registry(), owner=owner)
         self.core.engine.on_fenced = self.fenced.set
+        # Up first and down last: whoever probes a server that stands by, or drains, is told that it lives and is not ready.
+        http = HttpServer(observability_routes(self.core.registry, lambda: self._ready and not self.fenced.is_set()))
+        stack.push_async_callback(http.stop)
+        await self._answer_probes(http, may_be_taken=settings.standby)
         await self.core.start(stack)
         grpc_server = GrpcServer(self.core.dispatcher, self.clock, settings.limits, on_drain=self.core.drain)
         try:
@@ -206,15 +211,23 @@ class Server:
             raise StartError(str(error)) from error
         stack.push_async_callback(grpc_server.stop, settings.drain_timeout / SECOND)
         self.grpc_address = f"{settings.ip}:{port}"
-        if settings.metrics_port is not None:
-            http = HttpServer(observability_routes(self.core.registry, lambda: self._ready))
-            try:
-                metrics_port = await http.start(settings.ip, settings.metrics_port)
-            except OSError as error:
-                raise StartError(f"cannot listen on {settings.ip}:{settings.metrics_port} for metrics: {error.strerror}") from error
-            stack.push_async_callback(http.stop)
-            self.metrics_address = f"{settings.ip}:{metrics_port}"
+        if self.metrics_address is None:
+            await self._answer_probes(http)
         self._ready = True
+
+    async def _answer_probes(self, http: HttpServer, *, may_be_taken: bool = False) -> None:
+        """Listen for probes and metrics, if that is wanted. may_be_taken: a standby's port may be that of the server it waits for."""
+        settings = self.settings
+        if settings.metrics_port is None:
+            return
+        try:
+            listener = listen(settings.ip, settings.metrics_port, purpose="metrics and health", flag="--metrics-port (off for none)")
+        except ListenError as error:
+            if not may_be_taken:
+                raise StartError(str(error)) from error
+            log.warning("no health answers while standing by, and another try after that: %s", error)
+            return
+        self.metrics_address = f"{settings.ip}:{await http.start(listener)}"
 
 
 def _snake(name: str) -> str:

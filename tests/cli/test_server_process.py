@@ -14,12 +14,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
+import httpx
 import pytest
 from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.common import SearchAttributeKey
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
+
+from perdure.app import Server
+from perdure.settings import ServerSettings
 
 StartLocal = Callable[..., Awaitable[WorkflowEnvironment]]
 SECONDS_TO_START = 20.0
@@ -86,12 +90,48 @@ async def test_serves_until_a_signal_and_exits_0(number: signal.Signals) -> None
         assert (process.returncode, errors) == (0, b"")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_standby_answers_probes_and_stops_at_the_first_signal(
+    durable_database: str, free_port: int, number: signal.Signals
+) -> None:
+    async with Server(ServerSettings(grpc_port=0, metrics_port=None, database=durable_database)):
+        flags = ("--port", "0", "--metrics-port", str(free_port), "--database", durable_database, "--standby")
+        async with perdure("server", "start", *flags) as standby, httpx.AsyncClient(trust_env=False) as probe:
+            assert standby.stderr is not None
+            async with asyncio.timeout(SECONDS_TO_START):
+                while b"standing by" not in (line := await standby.stderr.readline()):
+                    assert line, "the standby ended"
+                assert (await probe.get(f"http://127.0.0.1:{free_port}/healthz")).status_code == 200
+                ready = await probe.get(f"http://127.0.0.1:{free_port}/readyz")
+                assert (ready.status_code, ready.json()) == (503, {"status": "NOT_SERVING"})
+                standby.send_signal(number)
+                output, errors = await standby.communicate()
+            assert (standby.returncode, output, errors) == (0, b"", b"")
+
+
+async def test_a_standby_waits_for_the_metrics_port_as_well(tmp_path: Path, free_port: int) -> None:
+    """Both servers of one machine may have the same configuration."""
+    settings = ServerSettings(grpc_port=0, metrics_port=free_port, database=str(tmp_path / "my.db"))
+    flags = ("--port", "0", "--metrics-port", str(free_port), "--database", settings.database, "--standby")
+    async with Server(settings) as first, perdure("server", "start", *flags) as standby:
+        assert standby.stderr is not None
+        async with asyncio.timeout(SECONDS_TO_START):
+            while b"standing by:" not in (line := await standby.stderr.readline()):
+                assert line, "the standby ended"
+        await first.__aexit__(None, None, None)
+        assert (await read_banner(standby))["Temporal Metrics"] == f"http://localhost:{free_port}/metrics"
+
+
 async def test_a_taken_port_is_one_line() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
         assert port in await refusal("server", "start-dev", "--port", port)
+        assert await refusal("server", "start-dev", "--port", "0", "--metrics-port", port) == (
+            f"perdure: cannot listen on 127.0.0.1:{port} for metrics and health: port {port} is taken by another process on 127.0.0.1. "
+            "Stop that process, or choose another port with --metrics-port (off for none).\n"
+        )
 
 
 async def test_a_file_in_use_is_one_line(tmp_path: Path) -> None:

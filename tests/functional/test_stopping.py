@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
+import httpx
+import pytest
 from temporalio.api.common.v1 import WorkflowExecution, WorkflowType
 from temporalio.api.enums.v1 import HistoryEventFilterType
 from temporalio.api.query.v1 import WorkflowQuery
@@ -24,6 +26,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from perdure.app import Server
 from perdure.core.clock import HOUR
 from perdure.settings import ServerSettings
+from tests.rpc.http2 import GOAWAY, RawHttp2
 from tests.support.waiting import until
 
 QUEUE = TaskQueue(name="stopping")
@@ -92,3 +95,23 @@ async def test_waiting_calls_are_answered_when_the_server_stops() -> None:
     assert isinstance(queried, RPCError)
     assert (queried.status, queried.message) == (RPCStatusCode.UNAVAILABLE, "buffered query cleared, please retry")
     assert not polled.task_token
+
+
+async def test_probes_are_answered_until_the_drain_is_over() -> None:
+    server = Server(ServerSettings(grpc_port=0, metrics_port=0, database="", drain_timeout=HOUR))
+    async with server, httpx.AsyncClient(base_url=f"http://{server.metrics_address}", trust_env=False) as probe:
+        assert (await probe.get("/readyz")).json() == {"status": "SERVING"}
+        async with RawHttp2(int(server.grpc_address.rpartition(":")[2])) as connection:
+            # Half a call: the drain waits for the rest of it.
+            connection.begin(1, "/temporal.api.workflowservice.v1.WorkflowService/GetSystemInfo")
+            await connection.round_trip()
+            stopped = asyncio.create_task(server.__aexit__(None, None, None))
+            await connection.receive_kind(GOAWAY)
+            ready = await probe.get("/readyz")
+            assert (ready.status_code, ready.json()) == (503, {"status": "NOT_SERVING"})
+            assert (await probe.get("/healthz")).status_code == 200
+            assert "perdure_commit_rows" in (await probe.get("/metrics")).text
+            assert not stopped.done()
+        await asyncio.wait_for(stopped, 20)
+        with pytest.raises(httpx.TransportError):
+            await probe.get("/healthz")

@@ -12,6 +12,7 @@ import pytest
 from perdure.observability.http import HttpAnswer, HttpServer, observability_routes
 from perdure.observability.loop_lag import LoopLag
 from perdure.observability.metrics import CONTENT_TYPE, Histogram, Registry
+from perdure.rpc.listening import listen
 
 
 class Site:
@@ -30,7 +31,7 @@ class Site:
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
     site = Site()
-    site.port = await site.server.start("127.0.0.1", 0)
+    site.port = await site.server.start(listen("127.0.0.1", 0))
     yield site
     await site.server.stop()
 

@@ -73,13 +73,23 @@ class RawHttp2:
             if frame.kind in kinds:
                 return frame
 
-    def call(self, stream: int, path: str, body: bytes, **headers: str) -> None:
-        """Send a whole request. body: as in the DATA frame, that is with gRPC's own five bytes before each message."""
+    def begin(self, stream: int, path: str, **headers: str) -> None:
+        """Send the headers of a request."""
         fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x"}
         fields |= {"te": "trailers", "content-type": "application/grpc", **headers}
         block = b"".join(_literal(name.replace("_", "-"), value) for name, value in fields.items())
         self.send(HEADERS, END_HEADERS, stream, block)
+
+    def call(self, stream: int, path: str, body: bytes, **headers: str) -> None:
+        """Send a whole request. body: as in the DATA frame, that is with gRPC's own five bytes before each message."""
+        self.begin(stream, path, **headers)
         self.send(DATA, END_STREAM, stream, body)
+
+    async def round_trip(self) -> None:
+        """Wait until the server has taken all that was sent."""
+        self.send(PING, 0, 0, b"12345678")
+        while not (await self.receive_kind(PING)).flags & ACK:
+            pass
 
 
 def framed(message: bytes) -> bytes:

@@ -16,7 +16,7 @@ from temporalio.service import RPCError, RPCStatusCode, ServiceClient
 from perdure.core.call import WORKFLOW_SERVICE
 from perdure.core.clock import SECOND, SystemClock
 from perdure.core.limits import Limits
-from perdure.rpc.grpc_server import ListenError
+from perdure.rpc.listening import ListenError
 from tests.rpc.conftest import Door, raw_call, refusal
 from tests.rpc.http2 import ACK, DATA, GOAWAY, PING, RawHttp2, framed
 

@@ -30,12 +30,13 @@ def run_server(settings: ServerSettings) -> int:
 
 
 async def _serve(settings: ServerSettings) -> int:
-    stop = _stop_on_signals()
+    signals = _StopSignals()
     try:
         async with Server(settings) as server:
+            signals.is_serving = True
             _collect_rarely()
             print(_banner(settings, server.grpc_address, server.metrics_address), flush=True)
-            await _first_of(stop, server.fenced)
+            await _first_of(signals.came, server.fenced)
             if server.fenced.is_set():
                 raise CommandError("another server has taken over the database; this one has stopped")
         if server.core.engine.has_given_up:
@@ -43,8 +44,9 @@ async def _serve(settings: ServerSettings) -> int:
                 "the database did not answer in time; this server has stopped, and the last calls were told that their outcome is not known"
             )
     except asyncio.CancelledError:
-        # A second signal: whoever stops the server does not want to wait for calls in progress. Nothing acknowledged is lost.
-        print("perdure: stopped without waiting for calls in progress", file=sys.stderr)
+        if signals.is_serving:
+            # A second signal: whoever stops the server does not want to wait for calls in progress. Nothing acknowledged is lost.
+            print("perdure: stopped without waiting for calls in progress", file=sys.stderr)
     return 0
 
 
@@ -65,21 +67,26 @@ async def _first_of(*events: asyncio.Event) -> None:
             wait.cancel()
 
 
-def _stop_on_signals() -> asyncio.Event:
-    """Set by the first stop signal; the second one cancels the calling task."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None
+class _StopSignals:
+    """Listens for the signals that stop a server; `came` is set by the first.
 
-    def on_signal() -> None:
-        if stop.is_set():
-            task.cancel()
-        stop.set()
+    A server that does not serve yet (a standby may wait for days) has nobody to drain: the first signal ends it by cancelling the task that
+    made this. So does the second one while it serves.
+    """
 
-    for number in _STOP_SIGNALS:
-        loop.add_signal_handler(number, on_signal)
-    return stop
+    def __init__(self) -> None:
+        self.came = asyncio.Event()
+        self.is_serving = False
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        for number in _STOP_SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self.came.is_set() or not self.is_serving:
+            self._task.cancel()
+        self.came.set()
 
 
 def _banner(settings: ServerSettings, grpc_address: str, metrics_address: str | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -61,10 +62,10 @@ class HttpServer:
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen on host and port (0: a free one); returns the port. Raises OSError when that is not possible."""
-        self._server = await asyncio.start_server(self._connected, host, port, limit=HEAD_SIZE_LIMIT)
-        return self._server.sockets[0].getsockname()[1]
+    async def start(self, listener: socket.socket) -> int:
+        """Answer on a listening socket, which is ours from now on; returns its port."""
+        self._server = await asyncio.start_server(self._connected, sock=listener, limit=HEAD_SIZE_LIMIT)
+        return listener.getsockname()[1]
 
     async def stop(self) -> None:
         """Close the port and every connection. May be called again."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import socket
 from collections.abc import Awaitable, Callable
 
 from perdure.core.clock import Clock
@@ -12,19 +10,15 @@ from perdure.core.limits import Limits
 from perdure.rpc.dispatch import Dispatcher
 from perdure.rpc.health import HealthService
 from perdure.rpc.http2.connection import Connection
+from perdure.rpc.listening import BACKLOG, listen
 from perdure.rpc.reflection import ReflectionService
 from perdure.rpc.routes import Routes
 
 Drain = Callable[[], Awaitable[None]]
 
-BACKLOG = 1024
 SWEEP_SECONDS = 1.0
 CLOSE_SECONDS = 1.0
 POLL_SECONDS = 0.005
-
-
-class ListenError(Exception):
-    """The server cannot listen on the address it was given; the message says which, why, and what to do."""
 
 
 class GrpcServer:
@@ -47,10 +41,10 @@ class GrpcServer:
     async def start(self, host: str, port: int) -> int:
         """Listen on host and port (0: a free one) and answer calls; returns the port. Handlers must be registered by now.
 
-        Raises :class:`ListenError`.
+        Raises :class:`perdure.rpc.listening.ListenError`.
         """
         loop = asyncio.get_running_loop()
-        listener = _listen(host, port)
+        listener = listen(host, port)
         self._server = await loop.create_server(self._connect, sock=listener, backlog=BACKLOG)
         self._sweeper = loop.call_later(SWEEP_SECONDS, self._sweep)
         self.health.set_serving(True)
@@ -93,35 +87,3 @@ class GrpcServer:
         for connection in list(self._connections):
             connection.sweep()
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
-
-
-def check_free(host: str, port: int) -> None:
-    """Raise :class:`ListenError` with the reason when nothing can listen on the address."""
-    _listen(host, port).close()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Two servers on one port would each answer about half of the calls: a port is never shared."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except OSError as error:
-        raise ListenError(f"cannot listen on {host!r}: this host name has no address ({error.strerror}).") from error
-    listener = socket.socket(family, kind, protocol)
-    # A port whose last connections are still winding down is free.
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            reason = f"port {port} is taken by another process on {host}. Stop that process, or choose another port."
-        elif error.errno == errno.EACCES:
-            reason = f"this user may not listen on port {port}. Choose a port above 1023."
-        elif error.errno == errno.EADDRNOTAVAIL:
-            reason = f"{host} is not an address of this machine. Use 127.0.0.1, 0.0.0.0 or one of its own addresses."
-        else:
-            reason = error.strerror or str(error)
-        raise ListenError(f"cannot listen on {host}:{port}: {reason}") from error
-    listener.setblocking(False)
-    return listener

@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _run(database: str, port: int | None) -> int:
     from perdure.app import Server
-    from perdure.rpc.grpc_server import ListenError, check_free
+    from perdure.rpc.listening import ListenError, check_free
 
     stopped = _stop_signal()
     if port is None:
