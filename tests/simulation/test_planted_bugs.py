@@ -21,7 +21,7 @@ from temporalio.api.workflowservice.v1 import PollActivityTaskQueueResponse
 
 from perdure.core.errors import ApiError, Code
 from perdure.core.jobs import EffectJob
-from perdure.engine import partition
+from perdure.engine import recorder
 from perdure.engine.agenda import Agenda
 from perdure.engine.partition import Partition
 from perdure.engine.upkeep import Upkeep
@@ -81,13 +81,13 @@ def unknown_outcome_taken_for_success(patch: pytest.MonkeyPatch) -> None:
 
 
 def header_not_written(patch: pytest.MonkeyPatch) -> None:
-    fill_header = partition.fill_header
+    fill_header = recorder.fill_header
 
     def fill(header: Any, visible: Any, ready: bool, wake_at: int | None) -> bool:
         fill_header(header, visible, ready, wake_at)
         return False
 
-    patch.setattr(partition, "fill_header", fill)
+    patch.setattr(recorder, "fill_header", fill)
 
 
 def evicted_executions_not_woken(patch: pytest.MonkeyPatch) -> None:

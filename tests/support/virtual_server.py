@@ -48,7 +48,8 @@ class VirtualServer:
     def __init__(self, loop: VirtualTimeLoop, seed: int, dynamic_config: dict[str, Any], settings: dict[str, Any]) -> None:
         self.clock = VirtualClock(loop)
         self.base = create_store("")
-        self.store = FaultyStore(self.base, random.Random(seed))
+        self._random = random.Random(seed)
+        self.store = FaultyStore(self.base, self._random)
         self.inspector = Inspector()
         settings = {"limits": Limits.from_dynamic_config(dynamic_config), **settings}
         self._settings = ServerSettings(database="", metrics_port=None, **settings)
@@ -69,6 +70,14 @@ class VirtualServer:
     async def restart(self) -> None:
         """Memory is gone; what the store has is there."""
         await self.stop()
+        self._stack = AsyncExitStack()
+        await self.start()
+
+    async def crash(self) -> None:
+        """The server is killed, and another one takes over once its lease has run out. Memory is gone, and nothing more is written."""
+        self.store.cut()
+        await self.stop()
+        self.store = FaultyStore(self.base, self._random)
         self._stack = AsyncExitStack()
         await self.start()
 

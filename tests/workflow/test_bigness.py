@@ -192,7 +192,7 @@ async def server() -> AsyncGenerator[Core]:
         core = Core(ServerSettings(database=""), create_store(""), SystemClock(), IdSource(), Registry(), owner="test")
         await core.start(stack)
         for partition in core.engine.partitions:
-            partition.inspector = None  # it folds whole journals after every step
+            partition.recorder.inspector = None  # it folds whole journals after every step
         yield core
 
 

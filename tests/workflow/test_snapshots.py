@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from perdure.core.execution import ChainKey
 from perdure.engine.live import AnyExecution
-from perdure.engine.partition import HOT_SNAPSHOT_ROWS
+from perdure.engine.recorder import HOT_SNAPSHOT_ROWS
 from tests.support.activity_calls import schedule, signal
 from tests.support.virtual_server import WORKFLOW_ID, VirtualServer, on_virtual_server
 

@@ -52,14 +52,18 @@ class NoteCodec:
 
 
 def event_bytes(event: HistoryEvent) -> bytes:
-    """One event as a field of ``History``: tag 1 (length-delimited), length, bytes. Joined, they are the bytes of a ``History``."""
-    data = event.SerializeToString()
+    """One event as a field of ``History``. Joined, they are the bytes of a ``History``."""
+    return field_bytes(b"\x0a", event.SerializeToString())
+
+
+def field_bytes(tag: bytes, data: bytes) -> bytes:
+    """A field that is a message: tag, length, bytes. Behind the bytes of another message they belong to that one."""
     size = len(data)
     if size < 0x80:
-        return b"\x0a%c%b" % (size, data)
+        return b"%b%c%b" % (tag, size, data)
     if size < 0x4000:
-        return b"\x0a%c%c%b" % (size & 0x7F | 0x80, size >> 7, data)
-    prefix = bytearray(b"\x0a")
+        return b"%b%c%c%b" % (tag, size & 0x7F | 0x80, size >> 7, data)
+    prefix = bytearray(tag)
     while size > 0x7F:
         prefix.append(size & 0x7F | 0x80)
         size >>= 7

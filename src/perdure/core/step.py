@@ -45,6 +45,9 @@ class Step(Generic[S, V]):
         self.touched: dict[int, Part] = {}
         self.touched_volatile: dict[int, Part] = {}
         self.volatile_changed = False
+        #: Whether its records may be lost although its outcome has been told: then it is as if it had never been decided. Only for handing
+        #: out what may be handed out again.
+        self.may_trail = False
         self.effects: list[Callable[[], None]] = []
         #: Begins another run of the same chain, in the same commit: given its id, returns its step. The engine sets it.
         self.begin_run: Callable[[str], AnyStep] = no_transaction

@@ -63,7 +63,7 @@ class Cache:
                 return
             uid, execution = next(iter(self._runs.items()))
             chain = self.chains.get(execution.chain_key)
-            if execution.pins or execution.group is not None or (chain and chain.users):
+            if execution.pins or execution.group is not None or execution.trail is not None or (chain and chain.users):
                 self._runs.move_to_end(uid)  # in use: as good as used just now
                 continue
             self._evict(execution)

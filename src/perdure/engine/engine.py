@@ -164,9 +164,9 @@ class Engine:
         """See :meth:`Partition.transact`."""
         return self.partition_of(key).transact(key, run_id or None, decide)
 
-    def read(self, key: ChainKey, run_id: str | None) -> Coroutine[Any, Any, AnyExecution | None]:
+    def read(self, key: ChainKey, run_id: str | None, *, trailing: bool = False) -> Coroutine[Any, Any, AnyExecution | None]:
         """See :meth:`Partition.read`."""
-        return self.partition_of(key).read(key, run_id or None)
+        return self.partition_of(key).read(key, run_id or None, trailing=trailing)
 
     def check_tenure(self, key: ChainKey) -> None:
         """For answers that are put together from what was read earlier. Raises ApiError UNAVAILABLE when the owner may be another."""
@@ -174,17 +174,25 @@ class Engine:
 
     # -- history ------------------------------------------------------------------------------------
     async def history(
-        self, execution: AnyExecution, first_event_id: int, last_event_id: int, limit: int = HISTORY_ROWS
+        self, execution: AnyExecution, first_event_id: int, last_event_id: int, limit: int = HISTORY_ROWS, *, trailing: bool = False
     ) -> list[HistoryBatch]:
-        """The durable batches that hold events first..last, in order, at most `limit` of them; from memory where possible."""
-        last_event_id = min(last_event_id, execution.durable_event_id)
+        """The durable batches that hold events first..last, in order, at most `limit` of them; from memory where possible.
+
+        trailing: with those that trail, for the worker that they were decided for.
+        """
+        if not trailing:
+            last_event_id = min(last_event_id, execution.durable_event_id)
         if first_event_id > last_event_id:
             return []
         if execution.tail and execution.tail[0].first_event_id <= first_event_id:
             found = [b for b in execution.tail if b.last_event_id >= first_event_id and b.first_event_id <= last_event_id]
             return found[:limit]
         rows = await self.store.read_history(execution.uid, first_event_id, limit)
-        return [HistoryBatch(r.first_event_id, r.event_count, r.events) for r in rows if r.first_event_id <= last_event_id]
+        found = [HistoryBatch(r.first_event_id, r.event_count, r.events) for r in rows if r.first_event_id <= last_event_id]
+        if trailing and len(rows) < limit:
+            after = found[-1].last_event_id if found else first_event_id - 1
+            found += [b for b in execution.tail if after < b.first_event_id <= last_event_id]
+        return found[:limit]
 
     async def history_reverse(self, execution: AnyExecution, last_event_id: int, limit: int = HISTORY_ROWS) -> list[HistoryBatch]:
         """The durable batches at or before an event, latest first."""

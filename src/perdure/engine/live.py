@@ -9,6 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from perdure.core.execution import ChainKey, Kind, RunKey
 from perdure.core.jobs import Job
+from perdure.engine.trailing import Trail
 from perdure.engine.writer import Group
 from perdure.store.protocol import Header, JournalRow
 
@@ -45,7 +46,7 @@ class Execution(Generic[S, V]):
 
     __slots__ = (
         "_watchers", "chain_key", "counted_size", "dropped", "durable_event_id", "entries", "group", "header", "key", "kind", "pins",
-        "scheduled", "sequence", "shown", "snapshot_sequence", "state", "tail", "tail_bytes", "uid", "volatile",
+        "scheduled", "sequence", "shown", "snapshot_sequence", "state", "tail", "tail_bytes", "trail", "uid", "volatile",
     )  # fmt: skip
 
     def __init__(self, kind: Kind[S, V], key: RunKey, header: Header, state: S, volatile: V) -> None:
@@ -62,6 +63,8 @@ class Execution(Generic[S, V]):
         self.shown: object = None
         self.snapshot_sequence = 0
         self.group: Group | None = None
+        #: What becomes durable only with its next change, None when nothing waits for that.
+        self.trail: Trail | None = None
         self.pins = 0
         self.dropped = False
         self.tail: deque[HistoryBatch] = deque()
@@ -69,7 +72,7 @@ class Execution(Generic[S, V]):
         self.durable_event_id = 0
         self.scheduled: set[Job] = set()
         self.entries: list[Any] = []
-        self._watchers: list[tuple[Callable[[], bool] | None, asyncio.Future[None]]] = []
+        self._watchers: list[tuple[Callable[[int], bool] | None, asyncio.Future[None]]] = []
 
     @property
     def size(self) -> int:
@@ -92,15 +95,20 @@ class Execution(Generic[S, V]):
         for wanted, future in watchers:
             if future.done():
                 continue
-            if wanted is None or self.dropped or wanted():
+            if wanted is None or self.dropped or wanted(self.durable_event_id):
                 future.set_result(None)
             else:
                 self._watchers.append((wanted, future))
 
-    def watch(self, wanted: Callable[[], bool] | None = None) -> asyncio.Future[None]:
+    def is_awaited(self, last_event_id: int) -> bool:
+        """Whether anyone waits for what would be there if the events up to this one were durable."""
+        return any(not future.done() and (wanted is None or wanted(last_event_id)) for wanted, future in self._watchers)
+
+    def watch(self, wanted: Callable[[int], bool] | None = None) -> asyncio.Future[None]:
         """A future of one caller's own that ends with the next durable change, or when the execution leaves memory.
 
-        wanted: asked at each change; a change of which it says no does not count. Must be quick. The caller may end the future himself.
+        wanted: asked at each change, with the id of the last durable event; a change of which it says no does not count. Must be quick.
+        The caller may end the future himself.
         """
         if len(self._watchers) > MANY_WATCHERS:
             self._watchers = [watcher for watcher in self._watchers if not watcher[1].done()]

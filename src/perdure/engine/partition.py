@@ -9,61 +9,35 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from perdure.core.clock import Clock
 from perdure.core.errors import ApiError
 from perdure.core.execution import ChainKey, Kind, RunKey, all_jobs
 from perdure.core.ids import IdSource
-from perdure.core.jobs import EffectJob, Job, PureJob
-from perdure.core.step import AnyStep
+from perdure.core.jobs import EffectJob, PureJob
 from perdure.engine.agenda import Agenda, Effects
 from perdure.engine.cache import MOST_LOOKED_AT, Cache
 from perdure.engine.live import AnyExecution
-from perdure.engine.loader import Loader, fill_header
+from perdure.engine.loader import Loader
+from perdure.engine.recorder import TAIL_BYTES, Recorder
 from perdure.engine.tenure import Tenure
 from perdure.engine.timers import Timers
 from perdure.engine.transaction import Transaction
 from perdure.engine.writer import CommitObserver, Group, Writer
-from perdure.store.protocol import Header, JournalRow, Lease, SideRow, Snapshot, Store
+from perdure.store.protocol import Header, Lease, Store
 
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 Decide = Callable[[Transaction], R]
 
-TAIL_BYTES = 64 * 1024
-"""History kept in memory per execution; enough for the next worker task of nearly every workflow, older events come from the store."""
-
-
 SNAPSHOT_ROWS = 64
 """An execution that leaves memory with so many journal rows since its last snapshot gets a new one. Folding a row costs about as much as
 decoding a hundredth of a state."""
 
-HOT_SNAPSHOT_ROWS = 512
-HOT_SNAPSHOT_BYTES_PER_ROW = 2048
-"""One that stays in memory gets a snapshot after so many rows, and one row more for so many bytes of its state: a server that died need not
-read 50,000 events, and the snapshots of a large state cost each row no more than those of a small one."""
-
-
 FAILED_JOB_RETRY_SECONDS = 10.0
 """A job whose decision fails is a bug of ours; it is tried again so much later, in case the state has moved on."""
-
-
-class Inspector(Protocol):
-    """Looks at every step, in tests and in the simulator. Must not raise."""
-
-    def loaded(self, execution: AnyExecution) -> None:
-        """An execution came into memory."""
-        ...
-
-    def forked(self, execution: AnyExecution, rows: Sequence[JournalRow]) -> None:
-        """An execution was created whose journal begins with rows of another one's; its first step follows."""
-        ...
-
-    def stepped(self, execution: AnyExecution, row: JournalRow | None, side: Mapping[str, bytes | None]) -> None:
-        """A step was applied: its journal row (None: it changed side data only), and the side data it wrote."""
-        ...
 
 
 class Refused(Exception):
@@ -113,11 +87,10 @@ class Partition:
         )
         self.cache = Cache(cache_bytes, self._evict, self.timers)
         self._agenda = Agenda(clock, self.timers, effects, self.run_pure, self.writer)
+        self.recorder = Recorder(clock, self.writer, self.cache, self.timers, self._agenda)
         self.loader = Loader(store, kinds, self.cache, self._loaded, TAIL_BYTES)
         #: Told when an execution leaves memory: its key and its next wake-up.
         self.on_evicted: Callable[[RunKey, int | None], None] = lambda key, wake_at: None
-        #: Set in tests and in the simulator.
-        self.inspector: Inspector | None = None
 
     # -- intents --------------------------------------------------------------------------------
     async def transact(self, key: ChainKey, run_id: str | None, decide: Decide[R]) -> R:
@@ -141,15 +114,16 @@ class Partition:
         self.tenure.check()
         run = chain.runs.get(run_id or chain.current_run_id or "")
         transaction = Transaction(chain, run, self.clock.now(), self.ids, self._new_uid)
-        depends_on = run.group if run is not None else chain.group
         chain.users += 1
         try:
             result = decide(transaction)
-            return result, self._hand_over(transaction) or depends_on
+            return result, self.recorder.hand_over(transaction) or (run.group if run is not None else chain.group)
         except Refused as refused:
             self._undo(transaction)
             instead = refused.instead
         except ApiError:
+            self.recorder.catch_up(chain)
+            depends_on = run.group if run is not None else chain.group
             self._undo(transaction)
             if depends_on is not None:
                 # A refusal tells about state too: it must not tell about state that may yet be lost.
@@ -164,15 +138,18 @@ class Partition:
             self.cache.trim()
         return await self.transact_early(key, run.key.run_id if run else run_id, instead)
 
-    async def read(self, key: ChainKey, run_id: str | None) -> AnyExecution | None:
+    async def read(self, key: ChainKey, run_id: str | None, *, trailing: bool = False) -> AnyExecution | None:
         """The run in memory (None when there is none), after everything known about it is durable. Use it before the next await.
 
-        Raises ApiError UNAVAILABLE when the store cannot be read, or another server may have taken over.
+        trailing: but for what may trail (see :mod:`perdure.engine.trailing`); for the worker that it was decided for. Raises ApiError
+        UNAVAILABLE when the store cannot be read, or another server may have taken over.
         """
         self.cache.trim()  # whatever the calls before have brought in
         while True:
             chain = self.loader.cached(key, run_id) or await self.loader.chain(key, run_id)
             run = chain.runs.get(run_id or chain.current_run_id or "")
+            if not trailing:
+                self.recorder.catch_up(chain)
             group = run.group if run is not None else chain.group
             if group is None:
                 self.tenure.check()
@@ -223,7 +200,7 @@ class Partition:
         transaction = Transaction(chain, execution, self.clock.now(), self.ids, self._new_uid)
         try:
             job.decide(transaction.step(execution))
-            self._hand_over(transaction)
+            self.recorder.hand_over(transaction)
         except Exception:
             log.exception("%s of %s failed", type(job).__name__, execution.key)
             # Its records, if any, are undone by a reload; that would try again at once, and for ever.
@@ -240,112 +217,10 @@ class Partition:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    # -- after deciding -----------------------------------------------------------------------------
-    def _hand_over(self, transaction: Transaction) -> Group | None:
-        """Give a transaction's records to the writer. None: it recorded nothing."""
-        for step in transaction.steps.values():
-            step.finish()
-        changed = [(transaction.executions[uid], step) for uid, step in transaction.steps.items() if step.has_records]
-        volatile = [(transaction.executions[uid], step) for uid, step in transaction.steps.items() if step.volatile_changed]
-        if not changed:
-            for execution, step in volatile:
-                self._settle_volatile(execution, step, execution.group)
-            depends_on = transaction.chain.group
-            for effect in transaction.effects:
-                if depends_on is not None:
-                    depends_on.effects.append(effect)
-                else:
-                    effect()
-            return None
-        group = self.writer.open_group()
-        for uid in transaction.superseded:
-            group.commit.superseded.append(uid)
-            if uid in group.headers:
-                group.headers[uid].is_current = False
-        if transaction.created:
-            self.cache.chains[transaction.key] = transaction.chain
-        for execution, step in changed:
-            self._copy_rows(group, execution, transaction.copied.get(execution.uid, ()))
-            self._record(group, execution, step, created=execution.uid in transaction.created)
-        for execution, step in volatile:
-            self._settle_volatile(execution, step, group)
-        transaction.chain.group = group
-        group.effects.extend(transaction.effects)
-        return group
-
-    def _settle_volatile(self, execution: AnyExecution, step: AnyStep, group: Group | None) -> None:
-        """What changed in memory only shows its effects, and wakes who waits, once what it was decided upon is durable.
-
-        group: what has to become durable first, None when everything is.
-        """
-        jobs = [job for part in step.touched_volatile.values() for job in part.jobs(execution.state)]
-        self._agenda.schedule(execution, jobs, group)
-        if group is None:
-            execution.announce()
-        else:
-            group.effects.append(execution.announce)
-
-    def _copy_rows(self, group: Group, execution: AnyExecution, rows: Sequence[JournalRow]) -> None:
-        """Begin the journal of a run that was forked from another one."""
-        for row in rows:
-            group.add_row(row)
-            execution.remember(row, TAIL_BYTES)
-            execution.sequence = row.sequence
-        if rows and self.inspector is not None:
-            self.inspector.forked(execution, rows)
-
-    def _record(self, group: Group, execution: AnyExecution, step: AnyStep, *, created: bool) -> None:
-        row: JournalRow | None = None
-        if step.event_count or step.notes:
-            execution.sequence += 1
-            notes = execution.kind.notes.encode(step.notes)
-            row = JournalRow(execution.uid, execution.sequence, step.first_event_id, step.event_count, step.events, notes)
-            group.add_row(row)
-            execution.remember(row, TAIL_BYTES)
-        for name, data in step.side.items():
-            group.add_side(SideRow(execution.uid, name, data))
-        execution.group = group
-        group.add_execution(execution)
-        group.effects.extend(step.effects)
-        jobs = [job for part in step.touched.values() for job in part.jobs(execution.state)]
-        self._write_header(group, execution, jobs, created=created)
-        self._agenda.schedule(execution, jobs, group)
-        self.cache.touch(execution)
-        if execution.sequence - execution.snapshot_sequence >= HOT_SNAPSHOT_ROWS:
-            self._write_snapshot(execution, HOT_SNAPSHOT_ROWS + execution.kind.weight(execution.state) // HOT_SNAPSHOT_BYTES_PER_ROW)
-        if self.inspector is not None:
-            self.inspector.stepped(execution, row, step.side)
-
-    def _write_header(self, group: Group, execution: AnyExecution, new_jobs: list[Job], *, created: bool) -> None:
-        """Write the header row if what it shows changed, or if it would not lead back to the new jobs after a restart."""
-        header = execution.header
-        ready, wake_at = header.ready, header.wake_at
-        for job in new_jobs:
-            if job.at == 0:
-                ready = True
-            elif wake_at is None or job.at < wake_at:
-                wake_at = job.at
-        if header.ready:
-            wake_at = header.wake_at  # it is loaded after a restart whatever its time
-        shown = execution.kind.shown(execution.state)
-        if shown == execution.shown and ready == header.ready and wake_at == header.wake_at and not created:
-            return
-        visible = execution.kind.visible(execution.state)
-        execution.shown = shown if visible.is_open else None
-        if not visible.is_open:
-            jobs = set(all_jobs(execution.kind, execution.state))
-            if execution.entries:
-                self.timers.forget([entry for entry in execution.entries if entry.job not in jobs])
-            ready = any(job.at == 0 for job in jobs)
-            wake_at = min((job.at for job in jobs if job.at > 0), default=None)
-        if fill_header(header, visible, ready, wake_at) or created:
-            header.state_transitions = execution.sequence
-            group.add_header(header.copy())
-
     def _loaded(self, execution: AnyExecution) -> None:
         self._agenda.schedule_loaded(execution)
-        if self.inspector is not None:
-            self.inspector.loaded(execution)
+        if self.recorder.inspector is not None:
+            self.recorder.inspector.loaded(execution)
 
     # -- the writer's answers ---------------------------------------------------------------------------
     def _on_durable(self, group: Group) -> None:
@@ -410,6 +285,7 @@ class Partition:
         touched = [transaction.executions[uid] for uid, step in transaction.steps.items() if step.has_records]
         if not touched and not transaction.created:
             return
+        self.recorder.catch_up(transaction.chain)
         key = transaction.key
         if transaction.chain.group is not None:
             self.cache.settle(key, transaction.chain.group.finished)
@@ -436,21 +312,12 @@ class Partition:
             # Who loaded the old header now and found it good enough would be overwritten by this one.
             self.cache.settle(execution.chain_key, group.finished)
         if not self.writer.is_full:
-            self._write_snapshot(execution, SNAPSHOT_ROWS)
+            self.recorder.write_snapshot(execution, SNAPSHOT_ROWS)
         self.timers.forget(execution.entries)
         execution.entries.clear()
         execution.scheduled.clear()
         execution.announce()
         self.on_evicted(execution.key, wake_at)
-
-    def _write_snapshot(self, execution: AnyExecution, after_rows: int) -> None:
-        """Spare the next load the reading of a long journal. Losing a snapshot costs time only."""
-        if execution.sequence - execution.snapshot_sequence < after_rows or self.writer.is_fenced:
-            return
-        execution.snapshot_sequence = execution.sequence
-        data = execution.kind.encode_state(execution.state)
-        snapshot = Snapshot(execution.uid, execution.sequence, execution.kind.snapshot_version, data)
-        self.writer.open_group().commit.snapshots.append(snapshot)
 
     def _new_uid(self) -> int:
         """Growing, and unique among partitions: microseconds since the epoch and the partition's number (at most 1,024 of them)."""
@@ -459,6 +326,7 @@ class Partition:
 
     async def settle(self, seconds: float) -> None:
         """Wait until all of now is durable. What is not after so many seconds is given up: its callers are answered, nothing can follow."""
+        self.recorder.trailing.write_all()
         if not await self.writer.drain(seconds):
             await self.writer.stop()
 
@@ -470,6 +338,7 @@ class Partition:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.settle(seconds)
+        self.recorder.trailing.close()
         self.timers.close()
         if not self.writer.has_given_up:
             self.cache.flush()

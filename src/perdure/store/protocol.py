@@ -10,9 +10,11 @@ Everything that has to become durable together goes into one :class:`Commit`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from operator import attrgetter
+from copy import copy
+from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 SLOTS = 4096
 """Executions are spread over so many slots by a hash of (namespace id, business id); a partition owns a range of them.
@@ -44,8 +46,7 @@ class StoreInUse(StoreOpenError):
     """Another server uses the store; it can be used once that server has ended."""
 
 
-@dataclass(slots=True)
-class Header:
+class Header(msgspec.Struct):
     """One execution's row: where to find it again after a restart, and what visibility shows.
 
     uid: the store's own key of the execution, unique and growing. slot: see SLOTS. kind: "workflow", later others.
@@ -87,14 +88,10 @@ class Header:
 
     def copy(self) -> Header:
         """As it is now."""
-        return Header(*_values(self))
+        return copy(self)
 
 
-_values = attrgetter(*(column.name for column in fields(Header)))
-
-
-@dataclass(slots=True, frozen=True)
-class JournalRow:
+class JournalRow(msgspec.Struct, frozen=True, gc=False):
     """What one step appended: history events and private notes, in the order given by the notes' positions.
 
     sequence: 1, 2, 3 … per execution. first_event_id: of the events in it, or of the next event where it has none. events: encoded
@@ -110,8 +107,7 @@ class JournalRow:
     notes: bytes
 
 
-@dataclass(slots=True, frozen=True)
-class SideRow:
+class SideRow(msgspec.Struct, frozen=True, gc=False):
     """Data kept beside the journal, overwritten. data None deletes it."""
 
     uid: int
@@ -119,8 +115,7 @@ class SideRow:
     data: bytes | None
 
 
-@dataclass(slots=True, frozen=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True, gc=False):
     """A state as it was after the journal row `sequence`. version: of the snapshot's format; another one is ignored."""
 
     uid: int

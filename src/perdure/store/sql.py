@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -82,7 +82,7 @@ SNAPSHOTS = Table("snapshots", {"uid": "bigint", "sequence": "bigint", "version"
 EXECUTION_TABLES = (HEADERS, JOURNAL, SIDE, SNAPSHOTS)
 """Every table with rows of an execution, found by uid."""
 
-_header_row = attrgetter(*(field.name for field in fields(Header)))
+_header_row = attrgetter(*Header.__struct_fields__)
 _journal_row = attrgetter(*JOURNAL.columns)
 _side_row = attrgetter(*SIDE.columns)
 _snapshot_row = attrgetter(*SNAPSHOTS.columns)

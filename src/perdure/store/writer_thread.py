@@ -21,10 +21,10 @@ Result = TypeVar("Result")
 _PATIENCE = 0.001
 _STAND_BACK = 0.000_1
 
-QUICK_SECONDS = 0.000_5
-"""Work that takes no longer than this on average is done on the event loop: calls do not notice."""
+QUICK_SECONDS = 0.001
+"""Work that waits for the disk no longer than this on average is done on the event loop: calls do not notice."""
 STALL_SECONDS = 0.01
-"""One piece of work that takes so long ends that at once."""
+"""One wait for so long ends that at once."""
 FIRST_PENALTY_SECONDS = 1.0
 LONGEST_PENALTY_SECONDS = 60.0
 """So long everything goes to the thread then; twice as long each time, until work has been quick for as long as the last penalty was."""
@@ -39,18 +39,20 @@ class Pace:
         self._penalty = FIRST_PENALTY_SECONDS
 
     def is_quick(self, now: float) -> bool:
-        """Whether to do it here; if so, say :meth:`took` afterwards."""
+        """Whether to do it here; if so, say :meth:`waited` afterwards."""
         return now >= self._thread_until
 
-    def took(self, begun: float, ended: float) -> None:
-        """A piece of work was done on the event loop."""
-        seconds = ended - begun
+    def waited(self, seconds: float, now: float) -> None:
+        """A piece of work was done on the event loop, and so long of it the processor had nothing to do for it.
+
+        What a large commit takes of the processor does not count: a thread would need it too, and more.
+        """
         self._average += (seconds - self._average) / 16
         if self._average > QUICK_SECONDS or seconds > STALL_SECONDS:
             self._average = 0.0
-            self._thread_until = ended + self._penalty
+            self._thread_until = now + self._penalty
             self._penalty = min(self._penalty * 2, LONGEST_PENALTY_SECONDS)
-        elif self._penalty > FIRST_PENALTY_SECONDS and ended > self._thread_until + self._penalty:
+        elif self._penalty > FIRST_PENALTY_SECONDS and now > self._thread_until + self._penalty:
             self._penalty = FIRST_PENALTY_SECONDS
 
 
@@ -73,11 +75,13 @@ class WriterThread:
         """
         begun = time.perf_counter()
         if is_small and self._pace.is_quick(begun) and self._queue.empty() and self._working.acquire(blocking=False):
+            busy = time.thread_time()
             try:
                 return work()
             finally:
                 self._working.release()
-                self._pace.took(begun, time.perf_counter())
+                ended = time.perf_counter()
+                self._pace.waited(ended - begun - (time.thread_time() - busy), ended)
         future: asyncio.Future[Result] = self._loop.create_future()
         self._queue.put((work, future))  # type: ignore[arg-type]  # a future is invariant; this one only ever gets the work's own result
         nudge = self._loop.call_later(_PATIENCE, self._stand_back, future)

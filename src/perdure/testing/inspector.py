@@ -41,7 +41,7 @@ class Inspector:
     def attach(self, engine: Engine) -> None:
         """Look at every step of this engine from now on; it must have been started."""
         for partition in engine.partitions:
-            partition.inspector = self
+            partition.recorder.inspector = self
 
     def verify(self) -> None:
         """Raises AssertionError when anything was wrong."""

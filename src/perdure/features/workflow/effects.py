@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from temporalio.api.common.v1 import Priority
+
 from perdure.core.clock import SECOND
 from perdure.core.execution import RunKey
 from perdure.core.jobs import EffectJob
@@ -54,10 +56,7 @@ class WorkflowEffects:
         queue = self._services.matching.queue(QueueKey(key.namespace_id, name, ACTIVITY_QUEUE))
         queue.add(self._task(key, job, merge_priority(execution.state.priority, activity.priority)))
 
-    def _task(self, key: RunKey, job: EffectJob, priority: object) -> Task:
-        from temporalio.api.common.v1 import Priority
-
-        assert isinstance(priority, Priority)
+    def _task(self, key: RunKey, job: EffectJob, priority: Priority) -> Task:
         return Task(
             key, job, self._services.clock.now(), priority=priority.priority_key or DEFAULT_PRIORITY, fairness_key=priority.fairness_key,
             fairness_weight=priority.fairness_weight or 1.0,

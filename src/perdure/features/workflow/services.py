@@ -57,9 +57,12 @@ class WorkflowServices:
             raise result
         return result
 
-    async def run(self, namespace_id: str, workflow_id: str, run_id: str) -> WorkflowExecution:
-        """A run to read from, everything known about it durable. Raises ApiError NOT_FOUND."""
-        execution = await self.engine.read(ChainKey(namespace_id, WORKFLOW, workflow_id), run_id)
+    async def run(self, namespace_id: str, workflow_id: str, run_id: str, *, trailing: bool = False) -> WorkflowExecution:
+        """A run to read from, everything known about it durable. Raises ApiError NOT_FOUND.
+
+        trailing: but for what may trail; see :meth:`perdure.engine.partition.Partition.read`.
+        """
+        execution = await self.engine.read(ChainKey(namespace_id, WORKFLOW, workflow_id), run_id, trailing=trailing)
         if execution is None:
             check_run_id(run_id)
             raise no_such_run(workflow_id, run_id)

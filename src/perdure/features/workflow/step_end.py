@@ -34,6 +34,7 @@ class EndingStep(WorkflowStep):
                 self.flush()
         if self.has_records:
             _enforce_limits(self)
+        self.may_trail = self.may_trail and state.is_open
 
 
 def _enforce_limits(step: WorkflowStep) -> None:

@@ -77,24 +77,26 @@ class MessageReader:
         is_packed = data[0]
         message = bytes(memoryview(data)[PREFIX_BYTES:end])
         del data[:end]
-        return self._unpack(message) if is_packed else message
+        return unpack(message, self._encoding, self._limit) if is_packed else message
 
-    def _unpack(self, message: bytes) -> bytes:
-        bits = _WINDOW_BITS.get(self._encoding)
-        if bits is None:
-            raise ApiError(Code.UNIMPLEMENTED, f'grpc: Decompressor is not installed for grpc-encoding "{self._encoding}"')
-        unpacker = zlib.decompressobj(bits)
-        try:
-            unpacked = unpacker.decompress(message, self._limit + 1)
-        except zlib.error as error:
-            raise _broken(str(error)) from error
-        if len(unpacked) > self._limit:
-            raise too_large(len(unpacked), self._limit)
-        if not unpacker.eof:
-            raise _broken("unexpected EOF")
-        if unpacker.unused_data:
-            raise _broken("data behind its end")
-        return unpacked
+
+def unpack(message: bytes, encoding: str, limit: int) -> bytes:
+    """A compressed message as it was before. Raises ApiError for what is too large, broken, or packed in another way than we know."""
+    bits = _WINDOW_BITS.get(encoding)
+    if bits is None:
+        raise ApiError(Code.UNIMPLEMENTED, f'grpc: Decompressor is not installed for grpc-encoding "{encoding}"')
+    unpacker = zlib.decompressobj(bits)
+    try:
+        unpacked = unpacker.decompress(message, limit + 1)
+    except zlib.error as error:
+        raise _broken(str(error)) from error
+    if len(unpacked) > limit:
+        raise too_large(len(unpacked), limit)
+    if not unpacker.eof:
+        raise _broken("unexpected EOF")
+    if unpacker.unused_data:
+        raise _broken("data behind its end")
+    return unpacked
 
 
 def _broken(reason: str) -> ApiError:

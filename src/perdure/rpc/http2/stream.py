@@ -13,7 +13,7 @@ from perdure.core.call import Call
 from perdure.core.errors import ApiError, Code
 from perdure.rpc.http2.frames import DATA, END_HEADERS, END_STREAM, HEADERS, ErrorCode, frame, frame_head, reset, window_update
 from perdure.rpc.http2.headers import RESPONSE, TRAILERS_OK, header_block
-from perdure.rpc.http2.messages import PREFIX_BYTES, MessageReader, message_prefix, status_fields
+from perdure.rpc.http2.messages import PREFIX_BYTES, MessageReader, message_prefix, status_fields, unpack
 from perdure.rpc.routes import Streaming, Unary
 
 if TYPE_CHECKING:
@@ -156,37 +156,53 @@ class Stream(ABC):
 class UnaryCall(Stream):
     """One request message, one response. The handler begins when the request is complete, so that it never sees half of a mistake."""
 
-    __slots__ = ("_encoding", "_held", "_reader", "_route")
+    __slots__ = ("_encoding", "_held", "_reader", "_route", "_whole")
 
     def __init__(self, connection: Connection, stream_id: int, head: CallHead, deadline: int | None, route: Unary) -> None:
         super().__init__(connection, stream_id, head, deadline)
         self._route = route
         self._encoding = head.encoding
         self._held = 0
+        #: A frame that may have been the whole request.
+        self._whole = b""
         self._reader: MessageReader | None = None
 
     def feed(self, data: bytes, *, is_last: bool) -> None:
         if is_last:
             self.remote_ended = True
-            # Nearly every request comes in one frame.
-            if self._reader is None and data[:1] == b"\0" and len(data) - PREFIX_BYTES == int.from_bytes(data[1:PREFIX_BYTES], "big"):
-                self._task = self._connection.loop.create_task(self._answer(data[PREFIX_BYTES:], self._take_call()))
-                return
         try:
-            self._gather(data, is_last)
+            if self._reader is None and len(data) - PREFIX_BYTES == int.from_bytes(data[1:PREFIX_BYTES], "big") and not self._whole:
+                # Nearly every request comes in one frame; many clients say in another one that this was all.
+                if is_last:
+                    self._begin(data)
+                else:
+                    self._whole = data
+                    self._hold(len(data))
+            elif self._whole and is_last and not data:
+                self._begin(self._whole)
+                self._release()
+            else:
+                self._gather(data, is_last)
         except ApiError as error:
             self.refuse(error)
+
+    def _begin(self, data: bytes) -> None:
+        """data: the request with what is before it."""
+        message = data[PREFIX_BYTES:]
+        if data[0]:
+            message = unpack(message, self._encoding, self._connection.message_limit)
+        self._task = self._connection.loop.create_task(self._answer(message, self._take_call()))
 
     def _gather(self, data: bytes, is_last: bool) -> None:
         reader = self._reader
         if reader is None:
             reader = self._reader = MessageReader(self._encoding, self._connection.message_limit)
+            reader.feed(self._whole)
         reader.feed(data)
         if not is_last:
             if reader.has_more_than_one():
                 raise TOO_MANY_MESSAGES
-            self._held += len(data)
-            self._connection.hold(len(data))
+            self._hold(len(data))
             return
         message = reader.next()
         if message is None:
@@ -196,8 +212,13 @@ class UnaryCall(Stream):
         self._task = self._connection.loop.create_task(self._answer(message, self._take_call()))
         self._release()
 
+    def _hold(self, size: int) -> None:
+        self._held += size
+        self._connection.hold(size)
+
     def _release(self) -> None:
         self._reader = None
+        self._whole = b""
         self._connection.held -= self._held
         self._held = 0
 

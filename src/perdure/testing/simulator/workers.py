@@ -238,7 +238,10 @@ class SimulatedWorker:
                 break
         if task.attempt > 1:
             return None if len(events) < task.started_event_id - 2 else events[: task.started_event_id - 2] + list(task.history.events)[-2:]
-        return events[: task.started_event_id] if len(events) >= task.started_event_id else None
+        events = events[: task.started_event_id]
+        # Its start may have been lost since, and something else has happened: the answer would be refused.
+        is_present = len(events) == task.started_event_id and events[-1].event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED
+        return events if is_present else None
 
     def _check(self, task: PollWorkflowTaskQueueResponse, events: list[HistoryEvent]) -> None:
         where = f"{task.workflow_execution.workflow_id}/{task.workflow_execution.run_id}"
@@ -248,9 +251,9 @@ class SimulatedWorker:
         if events[-1].event_type != EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED or ids[-1] != task.started_event_id:
             last = EventType.Name(events[-1].event_type)
             self._auditor.fail(f"worker: {where}: task {task.started_event_id} (attempt {task.attempt}) ends with {ids[-1]} {last}")
-        # The task itself may be in memory only: a repeated one, or one that brings an update.
+        # The task itself may be in memory only (a repeated one, or one that brings an update), and its start is, until it is answered.
         is_written = task.attempt == 1 and not task.messages
-        self._auditor.saw(task.workflow_execution.run_id, events if is_written else events[:-2])
+        self._auditor.saw(task.workflow_execution.run_id, events[:-1] if is_written else events[:-2])
 
     # -- activities ---------------------------------------------------------------------------------------
     async def _poll_activities(self) -> None:

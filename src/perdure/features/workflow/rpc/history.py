@@ -19,6 +19,7 @@ from temporalio.api.workflowservice.v1 import (
 from perdure.core.call import Call, MethodTable
 from perdure.core.clock import SECOND
 from perdure.core.errors import invalid_argument
+from perdure.core.records import field_bytes
 from perdure.features.workflow.rpc.paging import HistoryPages, PageToken, decode_page_token, encode_page_token
 from perdure.features.workflow.rpc.waiting import Patience
 from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
@@ -102,7 +103,7 @@ class HistoryRpc:
         if call.deadline is not None:
             patience.until = min(patience.until, call.deadline - ANSWER_BEFORE)
         key = execution.key
-        while not _has_come(execution, next_event_id):
+        while not _has_come(execution, next_event_id, execution.durable_event_id):
             if patience.is_cut_short or services.clock.now() >= patience.until:
                 return await services.run(key.namespace_id, key.business_id, key.run_id)
             await patience.next_change(execution, partial(_has_come, execution, next_event_id))
@@ -110,9 +111,9 @@ class HistoryRpc:
         return execution
 
 
-def _has_come(execution: WorkflowExecution, event_id: int | None) -> bool:
-    """Whether that event is there, or no event will come any more. None: only the latter."""
-    return not execution.state.is_open or (event_id is not None and execution.durable_event_id >= event_id)
+def _has_come(execution: WorkflowExecution, event_id: int | None, last_event_id: int) -> bool:
+    """Whether that event is there, or no event will come any more. None: only the latter. last_event_id: up to which there are events."""
+    return not execution.state.is_open or (event_id is not None and last_event_id >= event_id)
 
 
 def _token(request: GetWorkflowExecutionHistoryRequest | GetWorkflowExecutionHistoryReverseRequest) -> PageToken:
@@ -136,13 +137,4 @@ def _unwritten(execution: WorkflowExecution, call: Call) -> bytes:
 def _response(events: bytes, next_page_token: bytes = b"") -> bytes:
     """Either response: both have the history in field 1 and the token in field 3."""
     rest = GetWorkflowExecutionHistoryResponse(next_page_token=next_page_token).SerializeToString()
-    return HISTORY_TAG + _varint(len(events)) + events + rest
-
-
-def _varint(number: int) -> bytes:
-    data = bytearray()
-    while number > 0x7F:
-        data.append(number & 0x7F | 0x80)
-        number >>= 7
-    data.append(number)
-    return bytes(data)
+    return field_bytes(HISTORY_TAG, events) + rest

@@ -60,13 +60,16 @@ class HistoryPages:
         self._engine = engine
         self._longest = longest
 
-    async def read(self, execution: WorkflowExecution, first: int, last: int, limit: int = 0) -> Page:
-        """The events first..last, at most `limit` batches (0: as many as a page may have) and not much more than PAGE_BYTES of them."""
+    async def read(self, execution: WorkflowExecution, first: int, last: int, limit: int = 0, *, trailing: bool = False) -> Page:
+        """The events first..last, at most `limit` batches (0: as many as a page may have) and not much more than PAGE_BYTES of them.
+
+        trailing: see :meth:`perdure.engine.engine.Engine.history`.
+        """
         limit = limit or self._longest
         parts: list[bytes] = []
         size = count = 0
         after = first
-        for batch in await self._engine.history(execution, first, last, _rows(execution.state, limit)):
+        for batch in await self._engine.history(execution, first, last, _rows(execution.state, limit), trailing=trailing):
             events = batch.events
             if batch.first_event_id < first:
                 events = b"".join(frames(events)[first - batch.first_event_id :])
@@ -104,7 +107,7 @@ class HistoryPages:
         """The first page of a worker's task, and the token for the rest."""
         if first > last:
             return b"", b""
-        page = await self.read(execution, first, last)
+        page = await self.read(execution, first, last, trailing=True)
         token = encode_page_token(PageToken(execution.key.run_id, page.after, last)) if page.after <= last else b""
         return page.events, token
 

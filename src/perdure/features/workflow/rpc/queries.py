@@ -213,7 +213,6 @@ class QueryRpc:
             workflow_type=state.started.workflow_type, previous_started_event_id=state.task.last_started_event_id, attempt=1,
             query=query.query, workflow_execution_task_queue=TaskQueue(name=state.task_queue, kind=1),  # pyright: ignore
         )  # fmt: skip
-        result.history.SetInParent()
         if not query.sticky:
             history, result.next_page_token = await self._pages.first(execution, 1, execution.durable_event_id)
             result.history.CopyFrom(History.FromString(history))

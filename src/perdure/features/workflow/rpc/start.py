@@ -103,7 +103,9 @@ class StartRpc:
         task = execution.state.task
         if execution.state.started.eager_execution_accepted and task.status == TaskStatus.STARTED and task.started_event_id == 3:
             handed = hand_out(execution.key, execution.state, execution.volatile, [], is_sticky=False)
-            response.eager_workflow_task.CopyFrom(await self._tasks.with_history(execution.key, handed))
+            eager = await self._tasks.whole(execution.key, handed)
+            if eager is not None:
+                response.eager_workflow_task.CopyFrom(eager)
 
     async def signal_with_start(
         self, request: SignalWithStartWorkflowExecutionRequest, call: Call

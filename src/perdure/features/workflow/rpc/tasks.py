@@ -22,6 +22,7 @@ from perdure.core.call import Call, MethodTable
 from perdure.core.clock import to_timestamp
 from perdure.core.errors import ApiError, Code, not_found
 from perdure.core.execution import RunKey
+from perdure.core.records import event_bytes, field_bytes
 from perdure.engine.transaction import Transaction
 from perdure.features.task_queue.validation import check_identity, check_version
 from perdure.features.workflow.activity.commands import start_eager_activities
@@ -55,6 +56,7 @@ from perdure.matching.task_queue import QueueKey, Task
 
 Cause = WorkflowTaskFailedCause
 NO_TASK = "Workflow task not found."
+HISTORY_TAG = bytes([PollWorkflowTaskQueueResponse.HISTORY_FIELD_NUMBER << 3 | 2])
 
 
 class TaskRpc:
@@ -71,12 +73,20 @@ class TaskRpc:
         methods.handle("RespondWorkflowTaskFailed", self.fail)
 
     # -- polls --------------------------------------------------------------------------------------
-    async def poll(self, request: PollWorkflowTaskQueueRequest, call: Call) -> PollWorkflowTaskQueueResponse:
+    async def poll(self, request: PollWorkflowTaskQueueRequest, call: Call) -> bytes:
+        """The task without its history, and behind it the history as it is stored: nobody has to take it apart here."""
         polling = self._services.polling
         polling.check(request, queue_first=False)
+        history = b""
 
         async def start(task: Task) -> PollWorkflowTaskQueueResponse | None:
-            response = await (self._queries.task_response(task) if task.job is None else self._start(task, request))
+            nonlocal history
+            if task.job is None:
+                response = await self._queries.task_response(task)
+            else:
+                handed = await self._start(task, request)
+                response = None if handed is None else handed.response
+                history = b"" if handed is None else handed.history
             queue = self._services.matching.find(QueueKey(call.namespace_id, request.task_queue.name, WORKFLOW_QUEUE))
             if response is not None and queue is not None:
                 response.backlog_count_hint = queue.backlog_count
@@ -89,9 +99,9 @@ class TaskRpc:
                 await self._give_back(decode_token(response.task_token))
 
         response = await polling.poll(WORKFLOW_QUEUE, request, call, start, give_back)
-        return response or PollWorkflowTaskQueueResponse()
+        return b"" if response is None else response.SerializeToString() + field_bytes(HISTORY_TAG, history)
 
-    async def _start(self, task: Task, request: PollWorkflowTaskQueueRequest) -> PollWorkflowTaskQueueResponse | None:
+    async def _start(self, task: Task, request: PollWorkflowTaskQueueRequest) -> Handed | None:
         """Claim the task; None when it is stale."""
         key, job = task.key, task.job
         assert job is not None
@@ -108,13 +118,15 @@ class TaskRpc:
                 return None  # a worker's own queue, but the run is not that worker's any more; the task is in the normal queue too
             if state.sticky_queue and queue.name != state.sticky_queue:
                 end_stickiness(step)
+            # A workflow's code has no effects of its own: a task whose start is lost is handed out again, and only one answer counts.
+            step.may_trail = step.task.status == TaskStatus.SCHEDULED
             start_task(step, request.identity, transaction.ids.uuid(), stamp_of(request))
             messages = outgoing(step, include_sent=True)
             return hand_out(step.key, state, step.volatile, messages, is_sticky=bool(state.sticky_queue))
 
         try:
             handed = await self._services.step(key.namespace_id, key.business_id, key.run_id, decide)
-            return await self.with_history(key, handed) if handed is not None else None
+            return handed if handed is not None and await self._add_history(key, handed) else None
         except ApiError as error:
             if error.code == Code.NOT_FOUND:
                 return None
@@ -130,14 +142,27 @@ class TaskRpc:
 
         await self._services.step(token.namespace_id, token.workflow_id, token.run_id, decide)
 
-    async def with_history(self, key: RunKey, handed: Handed) -> PollWorkflowTaskQueueResponse:
-        """A started task as its worker gets it. Raises ApiError."""
-        execution = await self._services.run(key.namespace_id, key.business_id, key.run_id)
-        history, handed.response.next_page_token = await self._pages.first(execution, handed.first_event_id, handed.last_event_id)
-        handed.response.history.MergeFromString(history)
-        if not handed.response.next_page_token:
-            handed.response.history.events.extend(handed.unwritten)
+    async def whole(self, key: RunKey, handed: Handed) -> PollWorkflowTaskQueueResponse | None:
+        """A started task as its worker gets it; None when it has come to an end already. Raises ApiError."""
+        if not await self._add_history(key, handed):
+            return None
+        handed.response.history.SetInParent()
+        handed.response.history.MergeFromString(handed.history)
         return handed.response
+
+    async def _add_history(self, key: RunKey, handed: Handed) -> bool:
+        """Read what the worker gets to see. False: the task has come to an end already. Raises ApiError."""
+        while True:
+            execution = await self._services.run(key.namespace_id, key.business_id, key.run_id, trailing=True)
+            if not is_present(handed.token, key, execution.state, execution.volatile):
+                return False
+            handed.history, token = await self._pages.first(execution, handed.first_event_id, handed.last_event_id)
+            if not execution.dropped:  # else what was read from the store may be newer than what was in memory
+                break
+        handed.response.next_page_token = token
+        if not token:
+            handed.history += b"".join(event_bytes(event) for event in handed.unwritten)
+        return True
 
     # -- answers ------------------------------------------------------------------------------------
     async def complete(self, request: RespondWorkflowTaskCompletedRequest, call: Call) -> RespondWorkflowTaskCompletedResponse:
@@ -160,8 +185,8 @@ class TaskRpc:
             return completion
 
         await self._services.step(token.namespace_id, token.workflow_id, token.run_id, decide)
-        if handed:
-            response.workflow_task.CopyFrom(await self.with_history(run_key(token), handed[0]))
+        if handed and (task := await self.whole(run_key(token), handed[0])) is not None:
+            response.workflow_task.CopyFrom(task)
         return response
 
     def _check_completion(self, request: RespondWorkflowTaskCompletedRequest) -> None:
@@ -195,26 +220,30 @@ class TaskRpc:
 
 @dataclass(slots=True)
 class Handed:
-    """A task that a worker is about to get: everything about it but the written part of its history, which is read once it is durable.
+    """A task that a worker is about to get: everything about it but the written part of its history, which is read at the end.
 
-    unwritten: the events of a transient or speculative task; they go behind first_event_id..last_event_id.
+    unwritten: the events of a transient or speculative task; they go behind first_event_id..last_event_id. history: once it is read, the
+    bytes of a ``History``.
     """
 
+    token: TaskToken
     response: PollWorkflowTaskQueueResponse
     first_event_id: int
     last_event_id: int
     unwritten: tuple[HistoryEvent, ...]
+    history: bytes = b""
 
 
 def hand_out(key: RunKey, state: WorkflowState, volatile: WorkflowVolatile, messages: list[Message], *, is_sticky: bool) -> Handed:
-    """The run's started task, here and now: by the time its start is durable the run may have gone on.
+    """The run's started task, here and now: by the time what it rests on is durable the run may have gone on.
 
     is_sticky: the worker has seen the history up to its last completed task.
     """
     task = volatile.speculative or state.task
     is_written = task.status == TaskStatus.STARTED
+    token = _token(key, task)
     response = PollWorkflowTaskQueueResponse(
-        task_token=encode_token(_token(key, task)),
+        task_token=encode_token(token),
         workflow_execution=WorkflowExecutionId(workflow_id=key.business_id, run_id=key.run_id),
         workflow_type=state.started.workflow_type, previous_started_event_id=state.task.last_started_event_id,
         started_event_id=task.started_event_id, attempt=task.attempt,
@@ -222,8 +251,8 @@ def hand_out(key: RunKey, state: WorkflowState, volatile: WorkflowVolatile, mess
         scheduled_time=to_timestamp(task.scheduled_at), started_time=to_timestamp(task.started_at), messages=messages,
         queries=carried(volatile),
     )  # fmt: skip
-    response.history.SetInParent()
     return Handed(
+        token,
         response,
         task.last_started_event_id + 1 if is_sticky else 1,
         task.started_event_id if is_written else state.next_event_id - 1,
@@ -237,7 +266,12 @@ def _token(key: RunKey, task: WorkflowTask) -> TaskToken:
     )
 
 
+def is_present(token: TaskToken, key: RunKey, state: WorkflowState, volatile: WorkflowVolatile) -> bool:
+    """Whether a token is that of the present attempt of the present task."""
+    task = volatile.speculative or state.task
+    return state.is_open and task.is_started and _token(key, task) == token
+
+
 def _is_for(token: TaskToken, step: WorkflowStep) -> bool:
     """Whether an answer belongs to the present attempt of the present task."""
-    task = step.task
-    return step.state.is_open and task.is_started and _token(step.key, task) == token
+    return is_present(token, step.key, step.state, step.volatile)

@@ -51,10 +51,10 @@ class Patience:
         """Whether the server is about to stop."""
         return self._waits.are_over
 
-    async def next_change(self, execution: WorkflowExecution, wanted: Callable[[], bool] | None = None) -> None:
+    async def next_change(self, execution: WorkflowExecution, wanted: Callable[[int], bool] | None = None) -> None:
         """Wait until the run has changed (durably), or it has left memory, or the time is over. Load the run anew afterwards.
 
-        wanted: says whether a change is worth waking up for.
+        wanted: says whether a change is worth waking up for, given the id of the last durable event.
         """
         changed = execution.watch(wanted)
 
