@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import fields, replace
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.store import Store
 from perdure.store.protocol import Header, JournalRow, SideRow, Snapshot, StoreError
@@ -14,8 +14,8 @@ from tests.store.samples import KIND, NAMESPACE, NOW, Writer, full_header, heade
 
 
 def test_columns_are_the_fields_in_their_order() -> None:
-    assert list(HEADERS.columns) == [field.name for field in fields(Header)]
-    assert list(JOURNAL.columns) == [field.name for field in fields(JournalRow)]
+    assert list(HEADERS.columns) == list(Header.__struct_fields__)
+    assert list(JOURNAL.columns) == list(JournalRow.__struct_fields__)
 
 
 async def test_everything_comes_back_as_it_was(writer: Writer) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
+import dataclasses
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from perdure.store import Store, create_store
 from perdure.store.protocol import SLOTS, Commit, Header, JournalRow, SideRow, Snapshot, StoreError
@@ -111,7 +113,7 @@ class Model:
 
 def moved(commit: Commit, base: int, namespace_id: str) -> Commit:
     """The same commit for executions of its own: one database serves many examples."""
-    return replace(
+    return dataclasses.replace(
         commit,
         journal=[replace(row, uid=base + row.uid) for row in commit.journal],
         superseded=[base + uid for uid in commit.superseded],
