@@ -165,7 +165,7 @@ class ProblemsReported(Note, frozen=True, tag="problems"):
 class RunReset(Note, frozen=True, tag="reset"):
     """This run began as a copy of another one's history, up to `last_event_id`; its clocks start anew at `at`.
 
-    initiators: which run initiated the children whose start was under way, by initiated event id.
+    initiators: which run initiated the children that came over, by initiated event id.
     """
 
     at: int
@@ -179,6 +179,16 @@ class ResetElsewhere(Note, frozen=True, tag="reset-elsewhere"):
     """Another run was made from the beginning of this one."""
 
     run_id: str
+
+
+class EndedByReset(Note, frozen=True, tag="ended-by-reset"):
+    """A reset ends this run, and another one goes on in its place.
+
+    children: that the other run goes on with, by initiated event id. has_parent: the other run is the same parent's same child.
+    """
+
+    children: list[int]
+    has_parent: bool
 
 
 class ReadmittedUpdateRejected(Note, frozen=True, tag="update-rejected"):
@@ -222,6 +232,7 @@ ALL = (
     ProblemsReported,
     RunReset,
     ResetElsewhere,
+    EndedByReset,
     ReadmittedUpdateRejected,
     ActivityStarted,
     ActivityTakenBack,

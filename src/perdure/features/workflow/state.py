@@ -286,8 +286,9 @@ class WorkflowState(msgspec.Struct, gc=False):
     reset_points: list[ResetPointInfo] = []
     #: Of the worker that completed the last workflow task.
     last_worker_version: WorkerVersionStamp | None = None
-    #: The run was ended by a reset, which goes on in another run: its children and its parent stay with that.
+    #: A reset ended the run, and another run goes on in its place; and that one tells the parent how it ends.
     was_reset: bool = False
+    has_successor_for_parent: bool = False
     #: How the run ended, as long as its parent does not know.
     unreported: HistoryEvent | None = None
     #: Set when a reset made this run; and the latest run that a reset made from this one, "" for none.

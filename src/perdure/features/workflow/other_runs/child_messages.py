@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from temporalio.api.common.v1 import Payload, Payloads, WorkflowExecution
 from temporalio.api.enums.v1 import ContinueAsNewInitiator, ParentClosePolicy, StartChildWorkflowExecutionFailedCause, WorkflowIdReusePolicy
 from temporalio.api.history.v1 import WorkflowExecutionStartedEventAttributes
 
 from perdure.core.clock import MILLISECOND, duration_ns, to_duration, to_timestamp
-from perdure.core.errors import ApiError, Code, already_started
+from perdure.core.errors import ApiError, Code, already_started, busy_workflow
 from perdure.core.execution import ChainKey, RunKey
 from perdure.engine.transaction import Transaction
 from perdure.features.namespace.registry import Namespace
@@ -16,7 +18,7 @@ from perdure.features.workflow.jobs import CloseChild, ReportToParent, StartChil
 from perdure.features.workflow.kind import WORKFLOW
 from perdure.features.workflow.other_runs.children import child_closed, child_start_failed, child_started
 from perdure.features.workflow.other_runs.messenger import Messenger
-from perdure.features.workflow.other_runs.outgoing import Child
+from perdure.features.workflow.other_runs.outgoing import Child, is_run_of
 from perdure.features.workflow.run.closing import SERVER_IDENTITY, terminate
 from perdure.features.workflow.run.cron import cron_backoff
 from perdure.features.workflow.run.interaction import request_cancel
@@ -69,10 +71,21 @@ class ChildMessages:
         except ApiError as error:
             if error.code != Code.ALREADY_EXISTS:
                 raise
+            if await self._is_closing(key, state.previous_run_id, child):
+                raise busy_workflow("the workflow id is still taken by a child of the run that a reset has ended") from None
             cause = FailedCause.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
             await self._messenger.record(key, lambda step: child_start_failed(step, job.initiated_event_id, cause))
             return
         await self._messenger.record(key, lambda step: child_started(step, job.initiated_event_id, run_id))
+
+    async def _is_closing(self, key: RunKey, previous_run_id: str, child: Child) -> bool:
+        """Whether a reset that ended the run before has yet to close a child of that run with the same workflow id."""
+        previous = await self._services.engine.read(key.chain, previous_run_id) if previous_run_id else None
+        if previous is None or not previous.state.was_reset:
+            return False
+        wanted = child.attributes.namespace_id, child.attributes.workflow_id
+        children: Iterable[Child] = previous.state.children.values()
+        return any((other.attributes.namespace_id, other.attributes.workflow_id) == wanted and other.must_close for other in children)
 
     def _namespace(self, namespace_id: str) -> Namespace | None:
         try:
@@ -193,16 +206,14 @@ def _make_way(transaction: Transaction, policy: WorkflowIdReusePolicy.ValueType,
 def _is_child(state: WorkflowState, child: Child, parent: RunKey) -> bool:
     """Whether a run belongs to that child of that parent's run, and not to somebody else who uses its workflow id.
 
-    A child that a reset run took over from the one it was made from outlives it, as on the official server: it knows only the first as
-    parent.
+    A child that a reset handed on knows only the run that started it as its parent.
     """
+    if is_run_of(state, child):
+        return True
     started = state.started
     execution = started.parent_workflow_execution
-    return (execution.workflow_id, execution.run_id, started.parent_initiated_event_id) == (
-        parent.business_id,
-        parent.run_id,
-        child.initiated_event_id,
-    )
+    is_parent = execution.workflow_id == parent.business_id and execution.run_id in (parent.run_id, child.initiated_by)
+    return is_parent and started.parent_initiated_event_id == child.initiated_event_id
 
 
 def _policy_applied(step: WorkflowStep, initiated_event_id: int) -> None:

@@ -14,7 +14,7 @@ from perdure.features.workflow.jobs import SendCancel, SendSignal
 from perdure.features.workflow.kind import WORKFLOW
 from perdure.features.workflow.other_runs.external import cancel_delivered, cancel_failed, signal_delivered, signal_failed
 from perdure.features.workflow.other_runs.messenger import Messenger
-from perdure.features.workflow.other_runs.outgoing import message_id
+from perdure.features.workflow.other_runs.outgoing import is_run_of, message_id
 from perdure.features.workflow.run.closing import SERVER_IDENTITY
 from perdure.features.workflow.run.interaction import request_cancel, signal
 from perdure.features.workflow.services import no_such_run, step_of
@@ -56,7 +56,7 @@ class ExternalMessages:
 
         def decide(step: WorkflowStep) -> None:
             if step.state.is_open and attributes.child_workflow_only:
-                _check_parent(step.state, key)
+                _check_parent(step.state, key, state)
             request_cancel(
                 step, message, identity=SERVER_IDENTITY, reason=attributes.reason, initiated_event_id=job.initiated_event_id,
                 external=_sender(key),
@@ -88,7 +88,7 @@ class ExternalMessages:
 
         def decide(step: WorkflowStep) -> None:
             if step.state.is_open and attributes.child_workflow_only:
-                _check_parent(step.state, key)
+                _check_parent(step.state, key, state)
             signal(
                 step, attributes.signal_name, message, input=attributes.input if attributes.HasField("input") else None,
                 header=attributes.header if attributes.HasField("header") else None, identity=SERVER_IDENTITY, external=_sender(key),
@@ -132,8 +132,9 @@ def _sender(key: RunKey) -> WorkflowExecution:
     return WorkflowExecution(workflow_id=key.business_id, run_id=key.run_id)
 
 
-def _check_parent(target: WorkflowState, sender: RunKey) -> None:
-    """Raises ApiError NOT_FOUND when the sender is not the target's parent."""
+def _check_parent(target: WorkflowState, sender: RunKey, sender_state: WorkflowState) -> None:
+    """Raises ApiError NOT_FOUND when the sender is not the target's parent, neither by its start nor by a reset that handed it on."""
     parent = target.started.parent_workflow_execution
-    if (parent.workflow_id, parent.run_id) != (sender.business_id, sender.run_id):
+    is_parent = (parent.workflow_id, parent.run_id) == (sender.business_id, sender.run_id)
+    if not is_parent and not any(is_run_of(target, child) for child in sender_state.children.values()):
         raise not_found("workflow parent does not match")

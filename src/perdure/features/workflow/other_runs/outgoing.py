@@ -35,7 +35,8 @@ class Child(msgspec.Struct):
 
     attributes: as it was initiated; without the input once it has started. first_run_id: "" until the start is recorded; the child may
     be several runs further. started_event_id: 0 until the started event has its id. is_closed: the parent close policy was applied.
-    initiated_by: the run that the parent's run was reset from, if the start was under way then; "" for this run.
+    initiated_by: the run that initiated it, if a reset handed it on to this one; "" for this run. goes_on: a reset handed it on to
+    another run, so the end of this one does not concern it.
     """
 
     initiated_event_id: int
@@ -46,20 +47,31 @@ class Child(msgspec.Struct):
     started_event_id: int = 0
     is_closed: bool = False
     initiated_by: str = ""
+    goes_on: bool = False
 
     def request_id(self, parent_run_id: str) -> str:
         """Makes the start of the child happen once. The form is the official server's: it shows in the child's description."""
         return f"{self.initiated_by or parent_run_id}:{self.initiated_event_id}:0"
+
+    @property
+    def must_close(self) -> bool:
+        """Whether the end of its parent means something to it that it has not been told yet."""
+        is_abandoned = self.attributes.parent_close_policy == ParentClosePolicy.PARENT_CLOSE_POLICY_ABANDON
+        return not (is_abandoned or self.is_closed or self.goes_on)
 
     def jobs(self, state: WorkflowState) -> Iterable[Job]:
         if state.is_open:
             if not self.first_run_id:
                 yield StartChild(0, self.initiated_event_id)
             return
-        is_abandoned = self.attributes.parent_close_policy == ParentClosePolicy.PARENT_CLOSE_POLICY_ABANDON
-        if not (is_abandoned or self.is_closed or state.was_reset):
+        if self.must_close:
             # Also when no start is recorded: it may have happened just before the parent closed.
             yield CloseChild(0, self.initiated_event_id)
+
+
+def is_run_of(state: WorkflowState, child: Child) -> bool:
+    """Whether a run belongs to the workflow that was started as this child, whoever is its parent by now."""
+    return bool(child.first_run_id) and state.started.first_execution_run_id == child.first_run_id
 
 
 class ExternalSignal(msgspec.Struct):

@@ -1,6 +1,7 @@
 """Reset: a new run that begins with a copy of another one's history, up to a workflow task that fails instead of ending as it did.
 
-In one commit: the current run is terminated if it is open, the base run learns which run was made from it, and the new run gets
+In one commit: the current run is terminated if it is open (a note says which of its children go on with the new run; the others get their
+parent close policy), the base run learns which run was made from it, and the new run gets
 
 1. the copied rows of the base run's journal (events only; what was in memory or under way at the time is not taken over),
 2. a note with its origin: deadlines and pending activities count from now,
@@ -25,7 +26,7 @@ from perdure.engine.live import AnyExecution
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow import notes
 from perdure.features.workflow.registry import applies_note
-from perdure.features.workflow.reset.reapply import is_eligible, reapply
+from perdure.features.workflow.reset.reapply import Source, reapply
 from perdure.features.workflow.run.closing import RESETTER_IDENTITY, SERVER_IDENTITY, terminate
 from perdure.features.workflow.services import step_of
 from perdure.features.workflow.state import ResetOrigin, TaskStatus, WorkflowState
@@ -46,8 +47,8 @@ class ResetPlan:
     """All that a reset needs and that can be read before it is decided: what it reads cannot change any more.
 
     rows, state: the beginning of the new run's journal, and their fold. events: what happened behind the point, of kinds that may have to
-    happen again. initiators: of children whose start is under way, the run that initiated each of them. current_run_id: the current run,
-    "" for none; seen: up to which event id of it `events` reach, -1 when it has no part in them.
+    happen again. initiators: of the children that come over, the run that initiated each of them. current_run_id: the current run, "" for
+    none; current: what of it is in `events`, None when it has no part in them.
     """
 
     base_run_id: str
@@ -58,7 +59,7 @@ class ResetPlan:
     events: list[HistoryEvent]
     initiators: dict[int, str]
     current_run_id: str
-    seen: int
+    current: Source | None
 
 
 @dataclass(slots=True)
@@ -112,24 +113,34 @@ def reset(transaction: Transaction, plan: ResetPlan, options: ResetOptions) -> s
         raise Moved
     late: list[HistoryEvent] = []
     if current is not None:
-        if plan.seen >= 0:
-            late = _events_after(current, plan.seen)
+        if plan.current is not None:
+            late = _events_after(current, plan.current.seen)
         if current.state.is_open:
             step = step_of(transaction, current)
+            step.note(_ended_by(plan, current.state))
             terminate(step, options.reason, RESETTER_IDENTITY)
-            if plan.seen >= 0:
-                late += History.FromString(step.events).events
+            late += History.FromString(step.events).events
     step_of(transaction, base).note(notes.ResetElsewhere(plan.new_run_id))
     step = transaction.fork(base.kind, plan.new_run_id, plan.rows, plan.state)
     assert isinstance(step, WorkflowStep)
     step.note(notes.RunReset(transaction.now, plan.base_run_id, plan.finish_event_id - 1, options.request_id, plan.initiators))
     _fail_task(step, options.reason, plan)
-    of_base = plan.current_run_id == plan.base_run_id
-    for event in (*plan.events, *(event for event in late if is_eligible(event, of_base=of_base))):
+    for event in (*plan.events, *(event for event in late if plan.current is not None and plan.current.has(event))):
         reapply(step, event, options.excluded)
     options.change(step)
     schedule_task(step)
     return plan.new_run_id
+
+
+def _ended_by(plan: ResetPlan, current: WorkflowState) -> notes.EndedByReset:
+    """What the reset hands on from the run that it ends to the one that it makes."""
+    handed_on = {plan.state.children[child_id].request_id(run_id) for child_id, run_id in plan.initiators.items()}
+    children = [child_id for child_id, child in current.children.items() if child.request_id(current.run_id) in handed_on]
+    old, new = current.started, plan.state.started
+    has_parent = (old.parent_workflow_namespace_id, old.parent_workflow_execution, old.parent_initiated_event_id) == (
+        new.parent_workflow_namespace_id, new.parent_workflow_execution, new.parent_initiated_event_id,
+    )  # fmt: skip
+    return notes.EndedByReset(children, has_parent)
 
 
 def _events_after(execution: AnyExecution, event_id: int) -> list[HistoryEvent]:
@@ -180,3 +191,11 @@ def _reset(state: WorkflowState, note: notes.RunReset, touch: Touch) -> None:
 @applies_note(notes.ResetElsewhere)
 def _reset_elsewhere(state: WorkflowState, note: notes.ResetElsewhere, touch: Touch) -> None:
     state.reset_run_id = note.run_id
+
+
+@applies_note(notes.EndedByReset)
+def _ended_by_reset(state: WorkflowState, note: notes.EndedByReset, touch: Touch) -> None:
+    state.was_reset = True
+    state.has_successor_for_parent = note.has_parent
+    for initiated_event_id in note.children:
+        state.children[initiated_event_id].goes_on = True

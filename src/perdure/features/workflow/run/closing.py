@@ -64,8 +64,7 @@ def _closed(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     state.new_run_id = getattr(event, field).new_execution_run_id if field is not None else ""
     if state.new_run_id:
         end_reset_points(state)
-    state.was_reset = event.workflow_execution_terminated_event_attributes.identity == RESETTER_IDENTITY
-    if state.started.HasField("parent_workflow_execution") and not state.new_run_id and not state.was_reset:
+    if state.started.HasField("parent_workflow_execution") and not state.new_run_id and not state.has_successor_for_parent:
         state.unreported = event
     for child in state.children.values():
         touch(child)

@@ -1,0 +1,202 @@
+"""E7: what a reset does to the children, and to those who wait for the run that it ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import EventType, ParentClosePolicy, ResetReapplyExcludeType
+from temporalio.api.workflowservice.v1 import TerminateWorkflowExecutionRequest
+
+from tests.support.reset_calls import (
+    CHILD_ID,
+    CHILD_STARTED,
+    CHILDREN,
+    RUNNING,
+    TERMINATED,
+    complete_child,
+    continue_as_new,
+    event_of,
+    history,
+    reset,
+    signal_child,
+    start_child,
+    status,
+)
+from tests.support.task_calls import complete, complete_workflow, marker, poll, signal, terminate, types
+from tests.support.virtual_server import WORKFLOW_ID, VirtualServer, on_virtual_server
+
+E = EventType
+EXCLUDE_EVERYTHING = [value for value in ResetReapplyExcludeType.values() if value]
+
+
+async def with_child(server: VirtualServer, **attributes: Any) -> str:
+    """A run whose first task (it ends with event 4) starts a child; its second task, which ends with event 9, has seen it start."""
+    run_id = await server.start_workflow()
+    await server.decide(start_child(**attributes))
+    await event_of(server, CHILD_STARTED)
+    await server.decide(marker())
+    return run_id
+
+
+# -- which children go on ----------------------------------------------------------------------------------------
+def test_children_of_the_run_that_a_reset_run_had_continued_as_are_closed() -> None:
+    async def test(server: VirtualServer) -> None:
+        first = await server.start_workflow()
+        await server.decide(continue_as_new())
+        await with_child_of_the_next_run(server)
+        await reset(server, 4, first)
+        await server.pass_time(1)
+        assert await status(server, CHILD_ID) == TERMINATED
+
+    on_virtual_server(test)
+
+
+async def with_child_of_the_next_run(server: VirtualServer) -> None:
+    await server.decide(start_child())
+    await event_of(server, CHILD_STARTED)
+
+
+def test_children_of_a_reset_run_are_closed_by_the_next_reset_of_its_base() -> None:
+    async def test(server: VirtualServer) -> None:
+        base = await server.start_workflow()
+        await server.decide(marker())
+        await reset(server, 4, base)
+        await server.decide(start_child())
+        await event_of(server, CHILD_STARTED)
+        await server.restart()
+        await reset(server, 4, base)
+        await server.pass_time(1)
+        assert await status(server, CHILD_ID) == TERMINATED
+
+    on_virtual_server(test)
+
+
+def test_a_child_from_before_the_point_goes_on_however_often_the_base_is_reset() -> None:
+    async def test(server: VirtualServer) -> None:
+        base = await with_child(server)
+        for _ in range(3):
+            await reset(server, 9, base)
+            await server.pass_time(1)
+            assert await status(server, CHILD_ID) == RUNNING
+        await complete_child(server)
+        await event_of(server, E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED)
+
+    on_virtual_server(test)
+
+
+def test_a_child_that_ended_while_a_reset_run_waited_for_it_is_known_to_the_next_one() -> None:
+    """The child tells only one run how it ended; the base run does not know."""
+
+    async def test(server: VirtualServer) -> None:
+        base = await with_child(server)
+        await reset(server, 9, base)
+        await reset(server, 9)
+        await complete_child(server)
+        await event_of(server, E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED)
+        await reset(server, 9, base)
+        await event_of(server, E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED)
+        assert (await types(server)).count("CHILD_WORKFLOW_EXECUTION_COMPLETED") == 1
+
+    on_virtual_server(test)
+
+
+@pytest.mark.parametrize("later", [True, False])
+def test_the_end_of_a_child_happens_again_even_if_nothing_else_does(later: bool) -> None:
+    """Otherwise the new run would wait for ever. later: the child ended after the run itself."""
+
+    async def test(server: VirtualServer) -> None:
+        base = await with_child(server)
+        await signal(server)
+        if not later:
+            await complete_child(server)
+            await event_of(server, E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED)
+        await reset(server, 9, base, reset_reapply_exclude_types=EXCLUDE_EVERYTHING)
+        if later:
+            await complete_child(server)
+        await event_of(server, E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED)
+        assert "WORKFLOW_EXECUTION_SIGNALED" not in await types(server)
+
+    on_virtual_server(test)
+
+
+def test_a_child_from_behind_the_point_makes_room_for_the_one_that_the_code_starts_again() -> None:
+    async def test(server: VirtualServer) -> None:
+        await with_child(server)
+        first_child = (await history(server, workflow_id=CHILD_ID))[0].workflow_execution_started_event_attributes
+        await reset(server, 4)
+        await server.decide(start_child())
+        started = (await event_of(server, CHILD_STARTED)).child_workflow_execution_started_event_attributes
+        assert started.workflow_execution.run_id != first_child.first_execution_run_id
+        assert await status(server, CHILD_ID) == RUNNING
+        assert await status(server, CHILD_ID, first_child.first_execution_run_id) == TERMINATED
+
+    on_virtual_server(test)
+
+
+def test_an_abandoned_child_from_behind_the_point_keeps_its_workflow_id() -> None:
+    async def test(server: VirtualServer) -> None:
+        await with_child(server, parent_close_policy=ParentClosePolicy.PARENT_CLOSE_POLICY_ABANDON)
+        await reset(server, 4)
+        await server.decide(start_child())
+        await event_of(server, E.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_FAILED)
+        assert await status(server, CHILD_ID) == RUNNING
+
+    on_virtual_server(test)
+
+
+# -- the new run is the parent -----------------------------------------------------------------------------------
+def test_a_child_that_was_handed_on_obeys_its_new_parent() -> None:
+    async def test(server: VirtualServer) -> None:
+        await with_child(server)
+        await reset(server, 9)
+        await server.restart()
+        await server.decide(signal_child())
+        await event_of(server, E.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_SIGNALED)
+        await server.decide(complete_workflow())
+        await server.pass_time(1)
+        assert await status(server, CHILD_ID) == TERMINATED
+
+    on_virtual_server(test)
+
+
+# -- who may say that it was a reset ------------------------------------------------------------------------------
+async def terminate_as_the_resetter(server: VirtualServer, workflow_id: str) -> None:
+    request = TerminateWorkflowExecutionRequest(
+        namespace="default", workflow_execution=WorkflowExecution(workflow_id=workflow_id), identity="history-resetter"
+    )
+    await server.call("TerminateWorkflowExecution", request)
+
+
+def test_a_client_that_calls_itself_resetter_resets_nothing() -> None:
+    async def test(server: VirtualServer) -> None:
+        await with_child(server)
+        await terminate_as_the_resetter(server, CHILD_ID)
+        await event_of(server, E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED)
+        await server.decide(start_child("other"))
+        await server.pass_time(1)
+        await terminate_as_the_resetter(server, WORKFLOW_ID)
+        await server.pass_time(1)
+        assert await status(server, "other") == TERMINATED
+
+    on_virtual_server(test)
+
+
+def test_a_parent_is_told_of_a_child_that_gave_way_to_the_reset_of_somebody_else() -> None:
+    """An earlier run under the child's workflow id was nobody's child; the run made from it tells no parent how the child ended."""
+
+    async def test(server: VirtualServer) -> None:
+        base = await server.start_workflow()
+        await server.decide(marker())
+        await terminate(server)
+        await server.start_workflow("parent")
+        await server.decide(start_child(WORKFLOW_ID))
+        task = await poll(server, CHILDREN)
+        await complete(server, task, marker())
+        await reset(server, 4, base)
+        await server.pass_time(1)
+        names = [E.Name(event.event_type) for event in await history(server, workflow_id="parent")]
+        assert "EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED" in names
+
+    on_virtual_server(test)
