@@ -29,7 +29,10 @@ def marker(name: str, size: int = 0) -> Command:
 
 async def turn(client: Client, *commands: Command) -> None:
     """One workflow task with these commands."""
-    task = await poll(client)
+    await answer(client, await poll(client), *commands)
+
+
+async def answer(client: Client, task: api.PollWorkflowTaskQueueResponse, *commands: Command) -> None:
     await client.workflow_service.respond_workflow_task_completed(
         api.RespondWorkflowTaskCompletedRequest(namespace="default", task_token=task.task_token, commands=commands)
     )
@@ -47,6 +50,23 @@ async def pages(client: Client, size: int) -> list[list[int]]:
             return found
 
 
+async def backwards(client: Client, size: int = 0) -> list[int]:
+    """The event ids, read from the end; each page is one that clients take."""
+    found: list[int] = []
+    token = b""
+    while True:
+        page = await client.workflow_service.get_workflow_execution_history_reverse(
+            api.GetWorkflowExecutionHistoryReverseRequest(
+                namespace="default", execution=execution("w"), maximum_page_size=size, next_page_token=token
+            )
+        )
+        assert page.ByteSize() < 4 * MIB
+        found.extend(event.event_id for event in page.history.events)
+        token = page.next_page_token
+        if not token:
+            return found
+
+
 async def test_a_page_holds_whole_batches(client: Client) -> None:
     await start(client, "w")
     await turn(client, marker("a"), marker("b"))
@@ -59,27 +79,16 @@ async def test_backwards_is_the_same_the_other_way_round(client: Client) -> None
     await start(client, "w")
     await turn(client, marker("a"), marker("b"))
     await terminate(client, "w")
-    found: list[int] = []
-    token = b""
-    while True:
-        page = await client.workflow_service.get_workflow_execution_history_reverse(
-            api.GetWorkflowExecutionHistoryReverseRequest(
-                namespace="default", execution=execution("w"), maximum_page_size=1, next_page_token=token
-            )
-        )
-        found.extend(event.event_id for event in page.history.events)
-        token = page.next_page_token
-        if not token:
-            break
-    assert found == [7, 6, 5, 4, 3, 2, 1]
+    assert await backwards(client, 1) == [7, 6, 5, 4, 3, 2, 1]
 
 
 async def test_no_page_is_bigger_than_a_message_may_be(client: Client) -> None:
-    """Twelve MiB of events, four of them written at once; clients take messages of 4 MiB by default."""
+    """Twelve MiB of events, five of them written at once; clients take messages of 4 MiB by default."""
     await start(client, "w", input=payloads("x" * (2 * MIB - 100)))
     for _ in range(2):
-        await turn(client, *(marker(str(number), MIB - 1000) for number in range(3)))
+        task = await poll(client)
         await signal(client, "w", input=payloads("x" * (2 * MIB - 100)))
+        await answer(client, task, *(marker(str(number), MIB - 1000) for number in range(3)))
     await terminate(client, "w")
     found: list[int] = []
     token = b""
@@ -92,10 +101,7 @@ async def test_no_page_is_bigger_than_a_message_may_be(client: Client) -> None:
             break
     assert found == list(range(1, len(found) + 1))
     assert len(found) == len(await events(client, "w"))
-    reverse = await client.workflow_service.get_workflow_execution_history_reverse(
-        api.GetWorkflowExecutionHistoryReverseRequest(namespace="default", execution=execution("w"))
-    )
-    assert reverse.ByteSize() < 4 * MIB
+    assert await backwards(client) == found[::-1]
 
 
 async def test_a_reader_that_waits_is_told_at_once(client: Client) -> None:

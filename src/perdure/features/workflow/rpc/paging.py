@@ -76,7 +76,8 @@ class HistoryPages:
             if size + len(events) > PAGE_BYTES:
                 if parts:
                     break
-                return _beginning(events, first)
+                parts = _fitting(frames(events))
+                return Page(b"".join(parts), first + len(parts), True)
             parts.append(events)
             size += len(events)
             count += 1
@@ -84,16 +85,20 @@ class HistoryPages:
         return Page(b"".join(parts), after, count >= limit)
 
     async def read_reverse(self, execution: WorkflowExecution, last: int, limit: int) -> Page:
-        """The events up to `last`, latest first; `after` is the one that the next page begins with, 0 for none."""
+        """The events up to `last`, latest first, as many as :meth:`read` gives; `after` is the next page's first, 0 for none."""
         parts: list[bytes] = []
         size = count = 0
         after = last
         for batch in await self._engine.history_reverse(execution, last, _rows(execution.state, limit)):
-            if parts and size + len(batch.events) > PAGE_BYTES:
-                break
-            found = frames(batch.events)[: last - batch.first_event_id + 1]
-            parts.extend(reversed(found))
-            size += len(batch.events)
+            found = frames(batch.events)[: last - batch.first_event_id + 1][::-1]
+            bytes_found = sum(map(len, found))
+            if size + bytes_found > PAGE_BYTES:
+                if parts:
+                    break
+                parts = _fitting(found)
+                return Page(b"".join(parts), last - len(parts), True)
+            parts.extend(found)
+            size += bytes_found
             count += 1
             after = batch.first_event_id - 1
         return Page(b"".join(parts), after, count >= limit)
@@ -132,16 +137,14 @@ def frames(history: bytes) -> list[bytes]:
     return found
 
 
-def _beginning(events: bytes, first: int) -> Page:
-    """As much of one big batch as fits into a page, but at least an event."""
-    parts: list[bytes] = []
+def _fitting(events: list[bytes]) -> list[bytes]:
+    """As many events of one big batch as fit into a page, but at least one."""
     size = 0
-    for frame in frames(events):
-        if parts and size + len(frame) > PAGE_BYTES:
-            break
-        parts.append(frame)
+    for count, frame in enumerate(events):
         size += len(frame)
-    return Page(b"".join(parts), first + len(parts), True)
+        if count and size > PAGE_BYTES:
+            return events[:count]
+    return events
 
 
 def _rows(state: WorkflowState, limit: int) -> int:
