@@ -128,7 +128,8 @@ class Core:
         SystemRpc(cluster_id, "postgres12" if self.settings.is_postgresql else "sqlite").register(methods)
         SearchAttributesRpc(self.namespaces).register(methods)
         NamespaceRpc(self.namespaces, self.removal, methods, self.settings.limits).register(methods)
-        workflow.register(WorkflowServices(self.engine, self.matching, self.namespaces, self.clock, self.settings.limits), methods)
+        services = WorkflowServices(self.engine, self.matching, self.namespaces, self.clock, self.settings.limits)
+        workflow.register(services, methods, self.removal)
 
     async def _open_store(self) -> None:
         """A standby waits for the file as it waits for a lease."""

@@ -6,16 +6,19 @@ from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from temporalio.api.enums.v1 import IndexedValueType, NamespaceState
+from temporalio.api.command.v1 import Command, StartChildWorkflowExecutionCommandAttributes
+from temporalio.api.common.v1 import WorkflowType
+from temporalio.api.enums.v1 import CommandType, EventType, IndexedValueType, NamespaceState
 from temporalio.api.namespace.v1 import NamespaceConfig, NamespaceFilter, UpdateNamespaceInfo
 from temporalio.api.operatorservice import v1 as operator
+from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice import v1 as api
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
 from perdure.app import Server
 from perdure.settings import ServerSettings
-from tests.support.requests import describe, payload, start, start_request
+from tests.support.requests import QUEUE, describe, payload, poll, start, start_request
 from tests.support.waiting import until
 
 DAY = Duration(seconds=86_400)
@@ -209,3 +212,32 @@ async def test_namespaces_keep_apart_what_is_in_them(server: Server, client: Cli
     assert first.run_id != second.run_id
     await client.get_workflow_handle("w").terminate()
     assert (await other.get_workflow_handle("w").describe()).close_time is None
+
+
+@pytest.mark.parametrize("deleted", ["parents", "children"])
+async def test_parents_and_children_elsewhere_learn_of_a_deleted_namespace(server: Server, client: Client, deleted: str) -> None:
+    for name in ("parents", "children"):
+        await register(client, name)
+    parents = await Client.connect(server.grpc_address, namespace="parents")
+    children = await Client.connect(server.grpc_address, namespace="children")
+    parent = await parents.start_workflow("Parent", id="parent", task_queue=QUEUE)
+    task = await poll(parents, namespace="parents")
+    child = StartChildWorkflowExecutionCommandAttributes(
+        namespace="children", workflow_id="child", workflow_type=WorkflowType(name="Child"), task_queue=TaskQueue(name=QUEUE)
+    )
+    command = Command(
+        command_type=CommandType.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION, start_child_workflow_execution_command_attributes=child
+    )
+    await parents.workflow_service.respond_workflow_task_completed(
+        api.RespondWorkflowTaskCompletedRequest(namespace="parents", task_token=task.task_token, commands=[command])
+    )
+
+    async def happened(handle: WorkflowHandle[Any, Any], event_type: EventType.ValueType) -> bool:
+        return any([event.event_type == event_type async for event in handle.fetch_history_events()])
+
+    await until(lambda: happened(parent, EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED))
+    await client.operator_service.delete_namespace(operator.DeleteNamespaceRequest(namespace=deleted))
+    if deleted == "parents":
+        await until(lambda: happened(children.get_workflow_handle("child"), EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED))
+    else:
+        await until(lambda: happened(parent, EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED))

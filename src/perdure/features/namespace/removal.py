@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 from temporalio.api.enums.v1 import NamespaceState
 
 from perdure.core.clock import SECOND, Clock
 from perdure.core.errors import ApiError
-from perdure.core.execution import ChainKey, RunKey
+from perdure.core.execution import RunKey
 from perdure.engine.engine import Engine
 from perdure.engine.upkeep import until
 from perdure.features.namespace.registry import Namespace, NamespaceRegistry
@@ -20,6 +21,9 @@ log = logging.getLogger(__name__)
 SUFFIX_LENGTH = 5
 BATCH = 200
 RETRY_AFTER = 5 * SECOND
+LOOK_AGAIN_AFTER = SECOND // 10
+
+Delete = Callable[[RunKey], Awaitable[bool]]
 
 
 class NamespaceRemoval:
@@ -29,10 +33,19 @@ class NamespaceRemoval:
         self._namespaces = namespaces
         self._engine = engine
         self._clock = clock
+        self._deleters: dict[str, Delete] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def register(self, kind: str, delete: Delete) -> None:
+        """How executions of a kind are deleted.
+
+        delete(key): returns whether the execution is gone; otherwise it goes by itself, when others have been told. May raise ApiError.
+        """
+        self._deleters[kind] = delete
+
     def start(self) -> None:
-        """Go on with what was being deleted when the server ended."""
+        """Go on with what was being deleted when the server ended. Every kind of execution must be registered."""
+        assert self._deleters.keys() == self._engine.kinds.keys()
         for namespace in self._namespaces.all():
             if namespace.state == NamespaceState.NAMESPACE_STATE_DELETED:
                 self._empty_later(namespace)
@@ -71,9 +84,8 @@ class NamespaceRemoval:
     async def _empty(self, namespace: Namespace) -> None:
         while True:
             try:
-                for kind in self._engine.kinds:
-                    while await self._delete_some(namespace.id, kind):
-                        pass
+                while await self._delete_all(namespace.id):
+                    await until(self._clock, self._clock.now() + LOOK_AGAIN_AFTER)
                 if namespace.remove_at > self._clock.now():
                     await until(self._clock, namespace.remove_at)
                 await self._namespaces.remove(namespace.id)
@@ -83,9 +95,14 @@ class NamespaceRemoval:
             else:
                 return
 
-    async def _delete_some(self, namespace_id: str, kind: str) -> int:
-        headers = await self._engine.store.list_headers(namespace_id, kind, limit=BATCH)
-        for header in headers:
-            key = RunKey(namespace_id, kind, header.business_id, header.run_id)
-            await self._engine.partition_of(ChainKey(namespace_id, kind, header.business_id)).delete(key)
-        return len(headers)
+    async def _delete_all(self, namespace_id: str) -> bool:
+        """Have everything deleted that is there now; returns whether there was anything. More may come: a child is on its way, say."""
+        found = False
+        for kind in self._engine.kinds:
+            after: tuple[int, int] | None = None
+            while headers := await self._engine.store.list_headers(namespace_id, kind, after=after, limit=BATCH):
+                keys = [RunKey(namespace_id, kind, header.business_id, header.run_id) for header in headers]
+                await asyncio.gather(*(self._deleters[kind](key) for key in keys))
+                found = True
+                after = (headers[-1].start_at, headers[-1].uid)
+        return found

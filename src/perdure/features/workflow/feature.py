@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from perdure.core.call import MethodTable
+from perdure.features.namespace.removal import NamespaceRemoval
 from perdure.features.task_queue.rpc import TaskQueueRpc
 
 # Importing a concern registers its appliers, commands and decisions.
@@ -11,6 +12,7 @@ from perdure.features.workflow.activity import commands as activity_commands
 from perdure.features.workflow.activity import control as activity_control
 from perdure.features.workflow.activity import lifecycle as activities
 from perdure.features.workflow.effects import WorkflowEffects
+from perdure.features.workflow.kind import WORKFLOW
 from perdure.features.workflow.other_runs import children, external
 from perdure.features.workflow.other_runs.child_messages import ChildMessages
 from perdure.features.workflow.other_runs.external_messages import ExternalMessages
@@ -34,6 +36,7 @@ from perdure.features.workflow.rpc.tasks import TaskRpc
 from perdure.features.workflow.rpc.updates import UpdateRpc
 from perdure.features.workflow.rpc.visibility import VisibilityRpc
 from perdure.features.workflow.run import builds, closing, continue_as_new, interaction, options, pause, properties, start
+from perdure.features.workflow.run.deletion import Deletions
 from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.task import lifecycle as task
 from perdure.features.workflow.task import problems, timeouts
@@ -64,12 +67,15 @@ CONCERNS = (
 )
 
 
-def register(services: WorkflowServices, methods: MethodTable) -> None:
-    """Give the engine its effects and the API its handlers."""
+def register(services: WorkflowServices, methods: MethodTable, removal: NamespaceRemoval) -> None:
+    """Give the engine its effects, the API its handlers, and the removal of namespaces a way to delete runs."""
     WorkflowEffects(services).register(services.engine.effects)
     messenger = Messenger(services)
     ChildMessages(messenger).register()
     ExternalMessages(messenger).register()
+    deletions = Deletions(messenger)
+    deletions.register()
+    removal.register(WORKFLOW, deletions.delete)
     Refill(services)
     pages = HistoryPages(services.engine, services.limits.history_page)
     answers = ActivityAnswers(services)
@@ -79,7 +85,7 @@ def register(services: WorkflowServices, methods: MethodTable) -> None:
     ControlRpc(services).register(methods)
     DescribeRpc(services).register(methods)
     HistoryRpc(services, pages).register(methods)
-    InteractionRpc(services).register(methods)
+    InteractionRpc(services, deletions).register(methods)
     ResetRpc(services).register(methods)
     queries = QueryRpc(services, pages)
     queries.register(methods)

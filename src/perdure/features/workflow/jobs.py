@@ -148,6 +148,13 @@ class ReportToParent(EffectJob, frozen=True):
         return state
 
 
+class DeleteRun(EffectJob, frozen=True):
+    """Somebody wants this closed run gone: it goes when it owes nothing to others any more."""
+
+    def part(self, state: WorkflowState) -> Part | None:
+        return state
+
+
 class SendSignal(EffectJob, frozen=True):
     """Deliver a signal to another workflow."""
 

@@ -207,6 +207,10 @@ class ChildClosed(Note, frozen=True, tag="child-closed"):
     initiated_event_id: int
 
 
+class DeletionRequested(Note, frozen=True, tag="deletion-requested"):
+    """This closed run is to be deleted, as soon as it owes nothing to others."""
+
+
 class ResetPointsForgotten(Note, frozen=True, tag="reset-points-forgotten"):
     """There are more reset points than a run may have: the oldest ones, so many, are dropped."""
 
@@ -217,6 +221,7 @@ ALL = (
     ResetPointsForgotten,
     ParentInformed,
     ChildClosed,
+    DeletionRequested,
     RunCreated,
     RetentionChanged,
     EventBuffered,

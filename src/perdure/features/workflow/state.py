@@ -20,6 +20,7 @@ from temporalio.api.workflow.v1 import ResetPointInfo, VersioningOverride
 from perdure.core.jobs import Job, Part
 from perdure.features.workflow.activity.state import Activity
 from perdure.features.workflow.jobs import (
+    DeleteRun,
     DispatchSpeculativeTask,
     DispatchWorkflowTask,
     FireTimer,
@@ -291,6 +292,8 @@ class WorkflowState(msgspec.Struct, gc=False):
     has_successor_for_parent: bool = False
     #: How the run ended, as long as its parent does not know.
     unreported: HistoryEvent | None = None
+    #: Somebody wants it gone; it is there only for what it owes to others.
+    is_to_be_deleted: bool = False
     #: Set when a reset made this run; and the latest run that a reset made from this one, "" for none.
     reset_origin: ResetOrigin | None = None
     reset_run_id: str = ""
@@ -331,6 +334,8 @@ class WorkflowState(msgspec.Struct, gc=False):
         if not self.is_open:
             if self.unreported is not None:
                 yield ReportToParent(0)
+            if self.is_to_be_deleted:
+                yield DeleteRun(0)
             return
         if self.first_task_pending:
             yield FirstTaskDue(max(self.execution_at, 1))

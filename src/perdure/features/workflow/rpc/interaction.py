@@ -18,10 +18,11 @@ from temporalio.api.workflowservice.v1 import (
 from perdure.core.call import Call, MethodTable
 from perdure.core.clock import SECOND
 from perdure.core.errors import invalid_argument, not_found
-from perdure.core.execution import RunKey, all_jobs
+from perdure.core.execution import RunKey
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow.rpc.waiting import Patience
 from perdure.features.workflow.run.closing import terminate
+from perdure.features.workflow.run.deletion import FRONTEND_IDENTITY, Deletions
 from perdure.features.workflow.run.interaction import CLOSED, request_cancel, signal
 from perdure.features.workflow.run.links import check_links, request_link
 from perdure.features.workflow.services import WorkflowServices
@@ -29,18 +30,17 @@ from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.validation import check_execution
 
 DEFAULT_REASON = "terminated by user via frontend"
-DEFAULT_IDENTITY = "frontend-service"
-DELETED_REASON = "Delete workflow execution"
 
 LAST_WORDS = 5 * SECOND
-"""How long a run that is deleted while it runs may take to tell its children and its parent that it is gone."""
+"""How long the caller who deletes a run waits for it to tell its children and its parent that it is gone."""
 
 
 class InteractionRpc:
     """Lets others act upon workflow runs."""
 
-    def __init__(self, services: WorkflowServices) -> None:
+    def __init__(self, services: WorkflowServices, deletions: Deletions) -> None:
         self._services = services
+        self._deletions = deletions
 
     def register(self, methods: MethodTable) -> None:
         methods.handle("SignalWorkflowExecution", self.signal)
@@ -95,34 +95,26 @@ class InteractionRpc:
                 raise not_found(CLOSED)
             _check_first_run(step, request.first_execution_run_id)
             details = request.details if request.HasField("details") else None
-            terminate(step, request.reason or DEFAULT_REASON, request.identity or DEFAULT_IDENTITY, details, list(request.links))
+            terminate(step, request.reason or DEFAULT_REASON, request.identity or FRONTEND_IDENTITY, details, list(request.links))
 
         run_id = "" if request.first_execution_run_id else execution.run_id
         await self._services.step(call.namespace_id, execution.workflow_id, run_id, decide)
         return TerminateWorkflowExecutionResponse()
 
     async def delete(self, request: DeleteWorkflowExecutionRequest, call: Call) -> DeleteWorkflowExecutionResponse:
-        """A run that is deleted while it runs is terminated first: its children and its parent learn of it."""
+        """A run that is deleted while it runs is terminated first. It tells its children and its parent before it goes, however long that
+        takes; the caller waits for it a while."""
         execution = _addressed(request)
-
-        def decide(step: WorkflowStep, transaction: Transaction) -> tuple[RunKey, bool]:
-            was_open = step.state.is_open
-            if was_open:
-                terminate(step, DELETED_REASON, DEFAULT_IDENTITY)
-            return step.key, was_open
-
-        key, was_open = await self._services.step(call.namespace_id, execution.workflow_id, execution.run_id, decide)
-        if was_open:
-            await self._let_finish(key, call)
-        await self._services.engine.partition_of(key.chain).delete(key)
+        run = await self._services.run(call.namespace_id, execution.workflow_id, execution.run_id)
+        if not await self._deletions.delete(run.key):
+            await self._see_it_go(run.key, call)
         return DeleteWorkflowExecutionResponse()
 
-    async def _let_finish(self, key: RunKey, call: Call) -> None:
-        """Wait until a closed run has nothing left to do, but not for ever."""
+    async def _see_it_go(self, key: RunKey, call: Call) -> None:
         patience = Patience(self._services, call, LAST_WORDS)
         while not patience.is_over:
-            run = await self._services.run(key.namespace_id, key.business_id, key.run_id)
-            if not all_jobs(run.kind, run.state):
+            run = await self._services.engine.read(key.chain, key.run_id)
+            if run is None:
                 return
             await patience.next_change(run)
 
