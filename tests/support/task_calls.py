@@ -70,8 +70,7 @@ async def poll_and_leave(server: VirtualServer, method: str, request: Any, is_co
     """Poll on a connection that may break."""
     found = server.core.methods.get(method, WORKFLOW_SERVICE)
     call = Call(method, deadline=server.clock.now() + 60 * SECOND, is_connected=is_connected)
-    answer = await server.core.dispatcher.handler(found)(request, call)
-    return found.response_type.FromString(answer) if isinstance(answer, bytes) else answer
+    return found.response(await server.core.dispatcher.handler(found)(request, call))
 
 
 async def complete(server: VirtualServer, task: Task, *commands: Command, **more: Any) -> service.RespondWorkflowTaskCompletedResponse:

@@ -93,8 +93,7 @@ class VirtualServer:
         call = Call(method, deadline=self.clock.now() + int(timeout * SECOND))
         # The server gets a message of its own, as from a wire.
         copy = found.request_type.FromString(request.SerializeToString())
-        answer = await self.core.dispatcher.handler(found)(copy, call)
-        return found.response_type.FromString(answer) if isinstance(answer, bytes) else answer
+        return found.response(await self.core.dispatcher.handler(found)(copy, call))
 
     # -- one workflow ---------------------------------------------------------------------------------
     async def start_workflow(self, workflow_id: str = WORKFLOW_ID, **more: Any) -> str:

@@ -77,9 +77,9 @@ class Calls:
 
     async def do(self, method: str, request: Any) -> Any:
         call = Call(method, namespace_id=self._core.namespaces.id_of("default") or "")
-        handler = self._core.methods.get(method).handler
-        assert handler is not None
-        return await handler(request, call)
+        found = self._core.methods.get(method)
+        assert found.handler is not None
+        return found.response(await found.handler(request, call))
 
     async def start(self) -> None:
         await self.do("StartWorkflowExecution", start_request("big", QUEUE))

@@ -54,6 +54,10 @@ class Method:
         """The gRPC path, ``/service/Method``."""
         return f"/{self.service}/{self.name}"
 
+    def response(self, answer: Any) -> Any:
+        """A handler's answer as a message: handlers may put it together from stored bytes."""
+        return self.response_type.FromString(answer) if isinstance(answer, bytes) else answer
+
 
 class MethodTable:
     """Every RPC of the given services, from their descriptors, with the handlers registered so far."""

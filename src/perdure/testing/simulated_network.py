@@ -157,8 +157,8 @@ class SimulatedNetwork:
             answer = await endpoint.handler(method)(copy, call)
         except ApiError as error:
             answer = error
-        if isinstance(answer, bytes):
-            answer = endpoint.dispatcher.methods.get(method, WORKFLOW_SERVICE).response_type.FromString(answer)
+        else:
+            answer = endpoint.dispatcher.methods.get(method, WORKFLOW_SERVICE).response(answer)
         if endpoint.process.is_alive:
             self._answered(method, request, answer)
         return answer

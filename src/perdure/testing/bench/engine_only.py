@@ -99,7 +99,8 @@ class _Worker:
         self._activity = RespondActivityTaskCompletedRequest(namespace="default", result=requests.PAYLOADS)
 
     async def _do(self, method: str, request: Any) -> Any:
-        return await self._methods.get(method).handler(request, self._call)
+        found = self._methods.get(method)
+        return found.response(await found.handler(request, self._call))
 
     async def run_workflows(self, name: str, count: int) -> None:
         for number in range(count):
