@@ -32,6 +32,7 @@ from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.tokens import decode_token
 from perdure.matching.matching import Matching
 from perdure.observability.http import HttpServer, observability_routes
+from perdure.observability.loop_lag import LoopLag
 from perdure.observability.metrics import Registry
 from perdure.observability.rpc_metrics import RpcMetrics
 from perdure.observability.server_metrics import ServerMetrics
@@ -70,8 +71,9 @@ class Core:
         self.clock = clock
         self.ids = ids
         self.registry = registry
-        metrics = ServerMetrics(registry)
+        self.metrics = metrics = ServerMetrics(registry)
         self.namespaces = NamespaceRegistry(store, ids)
+        metrics.namespace_name = self.namespaces.name_of
         self.namespaces.poison_policy = parse_poison_policy(settings.poison_policy)
         kinds: dict[str, Kind[Any, Any]] = {WorkflowKind.name: WorkflowKind(settings.limits, self.namespaces, metrics)}
         self.engine = Engine(
@@ -80,6 +82,7 @@ class Core:
         )  # fmt: skip
         self.matching = Matching(clock)
         self._settling: asyncio.Task[None] | None = None
+        registry.before_render.append(lambda: metrics.show_cache(partition.cache for partition in self.engine.partitions))
         TaskQueueMetrics(metrics, registry, self.matching, self.namespaces)
         self.removal = NamespaceRemoval(self.namespaces, self.engine, clock)
         keep_enum_values()
@@ -204,6 +207,9 @@ class Server:
         http = HttpServer(observability_routes(self.core.registry, lambda: self._ready and not self.fenced.is_set()))
         stack.push_async_callback(http.stop)
         await self._answer_probes(http, may_be_taken=settings.standby)
+        lag = LoopLag(self.core.metrics.event_loop_lag)
+        lag.start()
+        stack.callback(lag.stop)
         await self.core.start(stack)
         grpc_server = GrpcServer(self.core.dispatcher, self.clock, settings.limits, on_drain=self.core.drain)
         try:

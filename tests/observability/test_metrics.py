@@ -14,7 +14,7 @@ from perdure.core import errors
 from perdure.core.errors import ApiError, Code
 from perdure.observability.metrics import Registry
 from perdure.observability.rpc_metrics import RpcMetrics, error_type
-from perdure.observability.server_metrics import COMPLETION, ServerMetrics
+from perdure.observability.server_metrics import ServerMetrics
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -121,17 +121,14 @@ def test_errors_are_counted_by_type_and_by_whose_fault_they_are(error: ApiError,
     assert value(registry, "service_pending_requests", **labels) == 0
 
 
-def test_commits_and_outcomes_have_the_official_names() -> None:
+def test_commits_and_queues_have_the_official_names() -> None:
     registry = Registry()
     metrics = ServerMetrics(registry)
-    metrics.committed(rows=7, executions=2, seconds=0.003)
+    metrics.committed(7, {}, [], seconds=0.003)
     metrics.commit_failed()
-    metrics.workflow_success.labels(COMPLETION, "default", "q", "W").inc()
     metrics.approximate_backlog_count.labels("default", "q", "Workflow").set(3)
     assert value(registry, "persistence_requests", operation="Commit", service_name="history") == 2
     assert value(registry, "persistence_errors", operation="Commit", service_name="history") == 1
     assert value(registry, "perdure_commit_rows_sum") == 7
-    outcome = {"operation": "CompletionStats", "namespace": "default", "taskqueue": "q", "workflowType": "W", "service_name": "history"}
-    assert value(registry, "workflow_success", **outcome) == 1
     queue = {"namespace": "default", "taskqueue": "q", "task_type": "Workflow", "service_name": "matching"}
     assert value(registry, "approximate_backlog_count", **queue) == 3

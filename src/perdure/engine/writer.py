@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from temporalio.api.enums.v1 import ResourceExhaustedCause, ResourceExhaustedScope
@@ -67,9 +67,12 @@ def overloaded() -> ApiError:
 
 
 class CommitObserver(Protocol):
-    """Told of every commit, for metrics. seconds: from hand-over to the answer."""
+    """Told of every commit, for metrics."""
 
-    def committed(self, rows: int, executions: int, seconds: float) -> None: ...
+    def committed(self, rows: int, executions: Mapping[int, AnyExecution], journal: Sequence[JournalRow], seconds: float) -> None:
+        """rows: written. executions: those that share it, by uid. journal: what was appended to them. seconds: from hand-over to the
+        answer."""
+        ...
 
     def commit_failed(self) -> None: ...
 
@@ -328,7 +331,7 @@ class Writer:
         self._failures = 0
         if self._observer is not None:
             rows = len(commit.journal) + len(commit.headers) + len(commit.side) + len(commit.snapshots)
-            self._observer.committed(rows, len(group.executions), (self._clock.now() - started) / 1e9)
+            self._observer.committed(rows, group.executions, commit.journal, (self._clock.now() - started) / 1e9)
         self._on_durable(group)
         for effect in group.effects:
             try:

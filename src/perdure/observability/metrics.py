@@ -143,6 +143,11 @@ class Registry:
         self._families: dict[str, Family[Counter] | Family[Gauge] | Family[Histogram]] = {}
         self.before_render: list[Callable[[], None]] = []
 
+    @property
+    def families(self) -> list[Family[Counter] | Family[Gauge] | Family[Histogram]]:
+        """In the order in which they are shown."""
+        return list(self._families.values())
+
     def counter(self, name: str, help_text: str, *label_names: str, service_name: str = "") -> Family[Counter]:
         """A new family of counters.
 

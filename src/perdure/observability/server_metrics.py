@@ -5,6 +5,10 @@ The label ``service_name`` is that of the official service that does the work, w
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from perdure.core.execution import RunKey
 from perdure.observability.metrics import COUNT_BUCKETS, Counter, Family, Gauge, Histogram, Registry
 
 HISTORY = "history"
@@ -17,6 +21,32 @@ _CLOSED = ("operation", "namespace", "taskqueue", "workflowType")
 _ACTIVITY = ("operation", "namespace", "taskqueue", "workflowType", "activityType")
 
 
+class Appended(Protocol):
+    """A journal row, as far as it is counted. sequence: the execution's number of transitions with it."""
+
+    @property
+    def uid(self) -> int: ...
+
+    @property
+    def sequence(self) -> int: ...
+
+
+class Changed(Protocol):
+    """An execution, as far as it is counted."""
+
+    @property
+    def key(self) -> RunKey: ...
+
+
+class Executions(Protocol):
+    """A cache of executions. limit, size: bytes."""
+
+    hits: int
+    misses: int
+    limit: int
+    size: int
+
+
 class ServerMetrics:
     """Every metric but those of the API's requests.
 
@@ -24,6 +54,8 @@ class ServerMetrics:
     """
 
     def __init__(self, registry: Registry) -> None:
+        #: From a namespace's id to the name that people know. The server sets it once it knows any.
+        self.namespace_name: Callable[[str], str] = str
         self._workflows(registry)
         self._activities(registry)
         self._task_queues(registry)
@@ -49,9 +81,14 @@ class ServerMetrics:
         self.failed_workflow_tasks: Family[Counter] = registry.counter(
             "failed_workflow_tasks", "Workflow tasks that failed.", "operation", "namespace", "failure", service_name=HISTORY
         )
-        self.state_transition_count: Family[Counter] = registry.counter(
-            "state_transition_count", "Transitions applied to executions.", "namespace", service_name=HISTORY
+        self.state_transition_count: Family[Histogram] = registry.histogram(
+            "state_transition_count",
+            "How many transitions an execution has had, at each of them.",
+            "namespace",
+            service_name=HISTORY,
+            bounds=COUNT_BUCKETS,
         )
+        self._transitions: dict[str, Histogram] = {}
 
     def _activities(self, registry: Registry) -> None:
         def ended(name: str, help_text: str, *more: str) -> Family[Counter]:
@@ -129,12 +166,31 @@ class ServerMetrics:
             "mutablestate"
         )
 
-    def committed(self, rows: int, executions: int, seconds: float) -> None:
-        """A commit has become durable."""
+    def committed(self, rows: int, executions: Mapping[int, Changed], journal: Sequence[Appended], seconds: float) -> None:
+        """A commit has become durable; see the engine's observer."""
         self._commits.inc()
         self._commit_latency.observe(seconds)
         self.commit_rows.observe(rows)
-        self.commit_executions.observe(executions)
+        self.commit_executions.observe(len(executions))
+        known = self._transitions
+        for row in journal:
+            namespace_id = executions[row.uid].key.namespace_id
+            transitions = known.get(namespace_id)
+            if transitions is None:
+                transitions = known[namespace_id] = self.state_transition_count.labels(self.namespace_name(namespace_id))
+            transitions.observe(row.sequence)
+
+    def show_cache(self, caches: Iterable[Executions]) -> None:
+        """Bring what is said about the cache up to date. caches: all that there are; their counts only grow."""
+        requests = misses = limit = used = 0
+        for cache in caches:
+            requests += cache.hits + cache.misses
+            misses += cache.misses
+            limit += cache.limit
+            used += cache.size
+        self.cache_requests.value, self.cache_miss.value = requests, misses
+        self.cache_size.set(limit)
+        self.cache_usage.set(used)
 
     def commit_failed(self) -> None:
         """A commit has not become durable."""

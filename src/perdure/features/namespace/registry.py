@@ -75,6 +75,11 @@ class NamespaceRegistry:
         namespace = self._by_id.get(namespace_id)
         return namespace if namespace is not None and self._by_name.get(namespace.name) is namespace else None
 
+    def name_of(self, namespace_id: str) -> str:
+        """For people: the name of the namespace of that id, or the id itself once it was deleted."""
+        namespace = self._by_id.get(namespace_id)
+        return namespace_id if namespace is None else namespace.name
+
     def by_name(self, name: str) -> Namespace | None:
         return self._by_name.get(name)
 

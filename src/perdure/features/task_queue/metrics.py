@@ -97,9 +97,5 @@ class TaskQueueMetrics:
 
     def _labels(self, queue: TaskQueue) -> Labels:
         key: QueueKey = queue.key
-        try:
-            namespace = self._namespaces.by_id(key.namespace_id).name
-        except KeyError:  # deleted while its queue was still in memory
-            namespace = key.namespace_id
         kind = TaskQueueType.Name(key.task_type).removeprefix("TASK_QUEUE_TYPE_").capitalize()  # pyright: ignore
-        return namespace, STICKY if queue.is_sticky else key.name, kind
+        return self._namespaces.name_of(key.namespace_id), STICKY if queue.is_sticky else key.name, kind

@@ -15,6 +15,7 @@ from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedReques
 from perdure.core.errors import ApiError
 from perdure.core.execution import RunKey
 from perdure.engine.transaction import Transaction
+from perdure.features.workflow.failures import cause_name
 
 
 class CommandRefused(Exception):
@@ -28,9 +29,7 @@ class CommandRefused(Exception):
         super().__init__(message)
         self.cause = cause
         self.terminate = terminate
-        name = "".join(
-            word.capitalize() for word in WorkflowTaskFailedCause.Name(cause).removeprefix("WORKFLOW_TASK_FAILED_CAUSE_").split("_")
-        )
+        name = cause_name(cause)
         self.message = f"{name}: {message}" if message else name
 
 

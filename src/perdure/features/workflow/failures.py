@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 from temporalio.api.failure.v1 import Failure, ServerFailureInfo, TimeoutFailureInfo
 
 from perdure.features.workflow.validation import TIMEOUT_TYPE_NAMES
@@ -13,6 +14,14 @@ FAILURE_TOO_LARGE = "Failure exceeds size limit."
 NO_TIME_TO_RETRY = "Not enough time to schedule next retry before activity ScheduleToClose timeout, giving up retrying"
 
 DEEPEST_CAUSE = 20
+
+
+def cause_name(cause: int) -> str:
+    """How the official server spells a ``WorkflowTaskFailedCause``: NonDeterministicError; unknown ones as numbers."""
+    if cause not in WorkflowTaskFailedCause.values():
+        return str(cause)
+    name = WorkflowTaskFailedCause.Name(cause)  # pyright: ignore[reportArgumentType]
+    return "".join(word.capitalize() for word in name.removeprefix("WORKFLOW_TASK_FAILED_CAUSE_").split("_"))
 
 
 def server_failure(message: str, *, non_retryable: bool, cause: Failure | None = None) -> Failure:

@@ -22,6 +22,7 @@ from perdure.core.step import Step
 from perdure.features.namespace.registry import Namespace, NamespaceRegistry
 from perdure.features.workflow import notes
 from perdure.features.workflow.registry import ATTRIBUTES, EVENT_APPLIERS
+from perdure.features.workflow.run.metrics import count_close
 from perdure.features.workflow.state import SpeculativeTask, WorkflowState, WorkflowTask, WorkflowVolatile
 from perdure.observability.server_metrics import ServerMetrics
 
@@ -170,6 +171,7 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
             event.worker_may_ignore = True
         if event_type in CLOSING:
             self._take_retention()
+            count_close(self, event_type)
         if event_type in NUMBERED_AT_ONCE:
             self._number(event)
             self.append(event)

@@ -45,6 +45,7 @@ from perdure.features.workflow.task.lifecycle import (
     task_events,
     write_task_events,
 )
+from perdure.features.workflow.task.metrics import FAILED, count_failure
 from perdure.features.workflow.task.problems import handle_problem
 from perdure.features.workflow.task.queries import carried
 from perdure.features.workflow.task.timeouts import time_out
@@ -206,6 +207,7 @@ class TaskRpc:
                 raise not_found(CLOSED)
             if not _is_for(token, step):
                 raise not_found(NO_TASK)
+            count_failure(step, FAILED, request.cause)
             if request.cause == Cause.WORKFLOW_TASK_FAILED_CAUSE_GRPC_MESSAGE_TOO_LARGE:
                 # The worker's answer will not get smaller by trying again.
                 terminate(step, "GrpcMessageTooLarge", SERVER_IDENTITY)

@@ -23,6 +23,7 @@ from perdure.features.workflow.state import Status, WorkflowTask
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.completion_pages import all_commands, keep_page
 from perdure.features.workflow.task.lifecycle import fail_task, schedule_task, start_task, write_task_events
+from perdure.features.workflow.task.metrics import COMPLETED, count_failure
 from perdure.features.workflow.task.problems import handle_problem
 from perdure.features.workflow.task.queries import answer_queries
 from perdure.features.workflow.task.speculative import can_be_discarded, schedule_speculative_task
@@ -207,6 +208,7 @@ def _refuse(refused: CommandRefused, request: RespondWorkflowTaskCompletedReques
             return invalid_argument(refused.message)
         failure = Failure(message=refused.message, server_failure_info=ServerFailureInfo())
         fail_task(step, refused.cause, failure, request.identity, binary_checksum=request.binary_checksum)
+        count_failure(step, COMPLETED, refused.cause)
         if refused.terminate:
             terminate(step, refused.message, SERVER_IDENTITY)
         else:

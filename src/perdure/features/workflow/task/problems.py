@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from temporalio.api.enums.v1 import RetryState, WorkflowTaskFailedCause
+from temporalio.api.enums.v1 import RetryState
 from temporalio.api.failure.v1 import ApplicationFailureInfo, Failure
 from temporalio.api.history.v1 import WorkflowExecutionFailedEventAttributes
 
 from perdure.core.execution import Touch
 from perdure.core.poison_policy import NAMESPACE_KEY, PoisonRule, parse_poison_policy
 from perdure.features.workflow import notes
+from perdure.features.workflow.failures import cause_name
 from perdure.features.workflow.registry import applies_note
 from perdure.features.workflow.run.closing import SERVER_IDENTITY, close
 from perdure.features.workflow.run.pause import pause
@@ -54,19 +55,12 @@ def _rule(step: WorkflowStep) -> PoisonRule:
 def _keywords(task: WorkflowTask) -> list[str]:
     if task.timed_out:
         return ["category=WorkflowTaskTimedOut", "cause=WorkflowTaskTimedOutCauseStartToClose"]
-    return ["category=WorkflowTaskFailed", f"cause=WorkflowTaskFailedCause{_cause(task)}"]
-
-
-def _cause(task: WorkflowTask) -> str:
-    """The official server's spelling: NonDeterministicError."""
-    if task.last_failure_cause not in WorkflowTaskFailedCause.values():
-        return str(task.last_failure_cause)
-    name = WorkflowTaskFailedCause.Name(task.last_failure_cause)  # pyright: ignore[reportArgumentType]
-    return "".join(word.capitalize() for word in name.removeprefix("WORKFLOW_TASK_FAILED_CAUSE_").split("_"))
+    return ["category=WorkflowTaskFailed", f"cause=WorkflowTaskFailedCause{cause_name(task.last_failure_cause)}"]
 
 
 def _summary(task: WorkflowTask) -> str:
-    what = f"{_cause(task)}: {told(task.last_failure)[0]}" if task.last_failure is not None else "it was not answered in time"
+    cause = cause_name(task.last_failure_cause)
+    what = f"{cause}: {told(task.last_failure)[0]}" if task.last_failure is not None else "it was not answered in time"
     return f"poison policy: the workflow task failed {task.alike} times in a row: {what}"
 
 
