@@ -121,7 +121,7 @@ class Loader:
 
     async def _execution(self, header: Header) -> AnyExecution:
         kind = self._kinds[header.kind]
-        key = RunKey(header.namespace_id, header.kind, header.business_id, header.run_id)
+        key = run_key(header)
         snapshot = await self._store.read_snapshot(header.uid, kind.snapshot_version)
         state = kind.decode_state(snapshot.data) if snapshot is not None else kind.new_state()
         execution: AnyExecution = Execution(kind, key, header, state, self._kept.get(key) or kind.new_volatile())
@@ -139,6 +139,11 @@ class Loader:
             kind.apply_side(state, side.name, side.data, untouched)
         execution.durable_event_id = kind.next_event_id(state) - 1
         return execution
+
+
+def run_key(header: Header) -> RunKey:
+    """The run that a header belongs to."""
+    return RunKey(header.namespace_id, header.kind, header.business_id, header.run_id)
 
 
 def fold(kind: Kind[Any, Any], state: Any, row: JournalRow) -> None:

@@ -19,7 +19,7 @@ from perdure.core.jobs import EffectJob, PureJob
 from perdure.engine.agenda import Agenda, Effects
 from perdure.engine.cache import MOST_LOOKED_AT, Cache
 from perdure.engine.live import AnyExecution
-from perdure.engine.loader import Loader
+from perdure.engine.loader import Loader, run_key
 from perdure.engine.recorder import TAIL_BYTES, Recorder
 from perdure.engine.tenure import Tenure
 from perdure.engine.timers import Timers
@@ -89,7 +89,7 @@ class Partition:
         self._agenda = Agenda(clock, self.timers, effects, self.run_pure, self.writer)
         self.recorder = Recorder(clock, self.writer, self.cache, self.timers, self._agenda)
         self.loader = Loader(store, kinds, self.cache, self._loaded, TAIL_BYTES)
-        #: Told when an execution leaves memory: its key and its next wake-up.
+        #: Told when an execution has left memory: its key, and when it has to be there again at the latest.
         self.on_evicted: Callable[[RunKey, int | None], None] = lambda key, wake_at: None
 
     # -- intents --------------------------------------------------------------------------------
@@ -239,8 +239,12 @@ class Partition:
         group.effects.append(lambda: self.cache.trim(max(MOST_LOOKED_AT, len(group.executions))))
 
     def _on_failed(self, groups: list[Group]) -> None:
-        """Drop what was not made durable; reload it, so that its jobs are found again."""
+        """Drop what was not made durable; reload it, so that its jobs are found again.
+
+        Executions that left memory with these groups come back, too: the headers that lead to their next wake-up are lost.
+        """
         lost: dict[RunKey, AnyExecution] = {e.key: e for group in groups for e in group.executions.values()}
+        evicted = {run_key(header) for group in groups for header in group.headers.values()} - lost.keys()
         for execution in lost.values():
             self.cache.drop(execution)
         self.loader.forget(lost)
@@ -248,6 +252,8 @@ class Partition:
         if not self.writer.is_fenced:
             for key in lost:
                 self.spawn(self._reload(key))
+            for key in sorted(evicted):
+                self.on_evicted(key, self.clock.now())
 
     def _drop_chains(self, keys: Iterable[ChainKey]) -> None:
         """Remove chains from memory. Runs of theirs that have jobs are loaded again, because only what is in memory has its jobs done."""

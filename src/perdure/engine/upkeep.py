@@ -11,6 +11,7 @@ from typing import Any
 from perdure.core.clock import SECOND, Clock
 from perdure.core.errors import ApiError
 from perdure.core.execution import ChainKey, RunKey
+from perdure.engine.loader import run_key
 from perdure.engine.partition import Partition
 from perdure.engine.timers import Entry
 from perdure.store.protocol import Header, Lease, Store, StoreError
@@ -111,7 +112,11 @@ class Upkeep:
     # -- sleeping executions ------------------------------------------------------------------------------
     def _evicted(self, key: RunKey, wake_at: int | None) -> None:
         # Work that waits for a worker is in its task queue already; only the passing of time has to be watched.
-        if wake_at is not None and wake_at < self._scanned_until:
+        if wake_at is None:
+            return
+        if wake_at <= self._clock.now():
+            self._wake(key)
+        elif wake_at < self._scanned_until:
             self._sleep(key, wake_at)
 
     def _sleep(self, key: RunKey, wake_at: int) -> None:
@@ -123,7 +128,8 @@ class Upkeep:
             self._sleeping[key] = self._partition.timers.add(wake_at, lambda entry: self._wake(key))
 
     def _wake(self, key: RunKey) -> None:
-        self._sleeping.pop(key, None)
+        if (sleeping := self._sleeping.pop(key, None)) is not None:
+            self._partition.timers.forget([sleeping])
         self._woken.append(key)
         self._has_woken.set()
 
@@ -157,7 +163,7 @@ class Upkeep:
                 headers = await self._store.find_due(self._partition.slots, self._scanned_until, BATCH * 100)
                 for header in headers:
                     if header.wake_at is not None and not self._in_memory(header):
-                        self._sleep(_run_key(header), header.wake_at)
+                        self._sleep(run_key(header), header.wake_at)
             except StoreError as error:
                 log.warning("cannot look for sleeping executions: %s; trying again", error)
                 await until(self._clock, self._clock.now() + SECOND)
@@ -178,7 +184,7 @@ class Upkeep:
             for header in headers:
                 after = header.uid
                 if not self._in_memory(header):
-                    await self._load(_run_key(header))
+                    await self._load(run_key(header))
                     self._partition.cache.trim()
             if len(headers) < BATCH:
                 return
@@ -198,7 +204,3 @@ class Upkeep:
                 headers = ()
             if len(headers) < EXPIRY_BATCH:
                 await until(self._clock, self._clock.now() + EXPIRY_INTERVAL)
-
-
-def _run_key(header: Header) -> RunKey:
-    return RunKey(header.namespace_id, header.kind, header.business_id, header.run_id)
