@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
+import pytest
 from temporalio.api.command.v1 import Command, StartTimerCommandAttributes
 from temporalio.api.enums.v1 import CommandType, EventType
 
-from perdure.core.clock import MINUTE, SECOND, to_duration
+from perdure.core.clock import HOUR, MINUTE, NOTICED_WITHIN, SECOND, to_duration
+from perdure.core.limits import Limits
+from perdure.store.protocol import Header
 from perdure.testing.faulty_store import StoreFaults
 from tests.support.virtual_server import WORKFLOW_ID, VirtualServer, on_virtual_server
 
@@ -23,6 +29,10 @@ def evict_all(server: VirtualServer) -> None:
         partition.cache.trim()
         partition.cache.limit = limit
         assert not len(partition.cache)
+
+
+async def stored(server: VirtualServer) -> Sequence[Header]:
+    return await server.base.list_headers(server.core.namespaces.id_of("default") or "", "workflow")
 
 
 async def has_fired(server: VirtualServer, workflow_id: str = WORKFLOW_ID) -> bool:
@@ -46,3 +56,68 @@ def test_the_timer_of_a_run_whose_eviction_could_not_be_written() -> None:
         assert fired.event_time.ToNanoseconds() <= due
 
     on_virtual_server(test)
+
+
+@pytest.mark.parametrize("evicted", [False, True], ids=["in memory", "evicted"])
+def test_the_clock_steps_forward(evicted: bool) -> None:
+    """As after a machine has slept: what came due meanwhile is done at once, and new timers are not late."""
+
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await server.decide(start_timer(3600))
+        await server.pass_time(1)
+        if evicted:
+            evict_all(server)
+        server.clock.jump(8 * HOUR)
+        await server.start_workflow("other")
+        await server.decide(start_timer(2))
+        await server.pass_time(2 + NOTICED_WITHIN / SECOND)
+        assert {header.business_id: header.ready for header in await stored(server)} == {WORKFLOW_ID: True, "other": True}
+        for workflow_id in (WORKFLOW_ID, "other"):
+            assert await has_fired(server, workflow_id)
+
+    on_virtual_server(test)
+
+
+def test_the_clock_steps_back() -> None:
+    """By the clock, nothing happens early or late."""
+
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await server.decide(start_timer(600))
+        server.clock.jump(-HOUR)
+        await server.start_workflow("other")
+        await server.decide(start_timer(2))
+        await server.pass_time(3)
+        assert await has_fired(server, "other")
+        await server.pass_time(3600)
+        assert not await has_fired(server)
+        await server.pass_time(600)
+        assert await has_fired(server)
+
+    on_virtual_server(test)
+
+
+@pytest.mark.parametrize("step", [5 * MINUTE, 15 * MINUTE], ids=["still due", "not due any more"])
+def test_the_clock_steps_back_while_something_due_is_put_off(step: int) -> None:
+    """The pause before the next try has nothing to do with the time of day; the time of what is tried has."""
+
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await server.decide(start_timer(600))
+        server.store.stall()
+        starts: list[asyncio.Task[str]] = []
+        for number in range(40):
+            starts.append(asyncio.create_task(server.start_workflow(f"stalled-{number}")))
+            await server.pass_time(0.01)
+        await server.pass_time(1000)
+        assert server.core.engine.partitions[0].writer.is_full
+        server.clock.jump(-step)
+        server.store.resume()
+        await server.pass_time(5)
+        await asyncio.gather(*starts, return_exceptions=True)
+        assert await has_fired(server) == (step == 5 * MINUTE)
+        await server.pass_time(step / SECOND)
+        assert await has_fired(server)
+
+    on_virtual_server(test, limits=Limits(unwritten_bytes=500_000))

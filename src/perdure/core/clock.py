@@ -43,9 +43,18 @@ class Clock(Protocol):
         ...
 
     def call_at(self, at: int, callback: Callable[[], None]) -> Alarm:
-        """Call back on the event loop once ``now() >= at``."""
+        """Call back on the event loop in as much time as is left until `at` now. If the clock is set meanwhile, that is another time: for
+        whoever waits for a time of day, :meth:`when_set` is the moment to ask again."""
         ...
 
+    def when_set(self, callback: Callable[[], None]) -> Alarm:
+        """Call back each time that the clock was set (or the machine has slept), at most ``NOTICED_WITHIN`` later, until cancelled."""
+        ...
+
+
+NOTICED_WITHIN = SECOND
+SET_BY = SECOND // 10
+"""A clock that is further off than this, measured by one that nobody sets, was set."""
 
 # The time that a machine sleeps counts: others have gone on meanwhile. Not every system has a clock that knows it.
 _ELAPSED: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -59,8 +68,37 @@ class SystemClock:
 
     def call_at(self, at: int, callback: Callable[[], None]) -> Alarm:
         # The event loop cannot sleep longer than a day at a time on every platform; owners re-arm their alarm when it fires early.
-        delay = min(max(0, at - time.time_ns()) / SECOND, 86_400.0)
+        delay = min(max(0, at - self.now()) / SECOND, 86_400.0)
         return asyncio.get_running_loop().call_later(delay, callback)
+
+    def when_set(self, callback: Callable[[], None]) -> Alarm:
+        return _Lookout(self, callback)
+
+
+class _Lookout:
+    """Compares the wall clock with the event loop's, which stands still while the machine sleeps: alarms do, too."""
+
+    __slots__ = ("_ahead", "_alarm", "_callback", "_clock", "_loop")
+
+    def __init__(self, clock: SystemClock, callback: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._clock = clock
+        self._callback = callback
+        self._ahead = self._measure()
+        self._alarm = self._loop.call_later(NOTICED_WITHIN / SECOND, self._look)
+
+    def cancel(self) -> None:
+        self._alarm.cancel()
+
+    def _measure(self) -> int:
+        return self._clock.now() - int(self._loop.time() * SECOND)
+
+    def _look(self) -> None:
+        self._alarm = self._loop.call_later(NOTICED_WITHIN / SECOND, self._look)
+        ahead = self._measure()
+        if abs(ahead - self._ahead) > SET_BY:
+            self._ahead = ahead
+            self._callback()
 
 
 def duration_ns(duration: Duration) -> int:

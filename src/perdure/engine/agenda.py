@@ -38,10 +38,12 @@ class Agenda:
         self._run_pure = run_pure
         self._writer = writer
         self._is_closed = False
+        self._put_off: list[tuple[AnyExecution, Job]] = []
 
     def close(self) -> None:
         """Perform nothing any more."""
         self._is_closed = True
+        self._put_off.clear()
 
     def schedule(self, execution: AnyExecution, jobs: list[Job], group: Group | None) -> None:
         """Arrange for jobs to run at their time; those due at once run when their group is durable."""
@@ -79,9 +81,20 @@ class Agenda:
         if execution.group is not None and isinstance(job, EffectJob):
             execution.group.effects.append(lambda: self._perform(execution, job))
         elif isinstance(job, PureJob) and self._writer.is_full and not execution.dropped:
-            self._wait(execution, job, self._clock.now() + FULL_RETRY)
+            self._put_off.append((execution, job))
+            if len(self._put_off) == 1:
+                self._clock.call_at(self._clock.now() + FULL_RETRY, self._try_again)
         else:
             self._perform(execution, job)
+
+    def _try_again(self) -> None:
+        put_off, self._put_off = self._put_off, []
+        now = self._clock.now()
+        for execution, job in put_off:
+            if job.at > now and not execution.dropped:  # the clock was set back meanwhile
+                self._wait(execution, job, job.at)
+            else:
+                self._due(execution, job)
 
     def _perform_soon(self, execution: AnyExecution, jobs: list[Job]) -> None:
         """Perform jobs in the next turn of the event loop; the execution stays in memory until then."""

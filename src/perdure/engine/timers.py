@@ -1,7 +1,8 @@
-"""Timers: one heap of (time, what to do) per partition, and one alarm for the earliest entry."""
+"""Timers: one heap of (time of day, what to do) per partition, and one alarm for the earliest entry."""
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import logging
 from collections.abc import Callable
@@ -37,6 +38,7 @@ class Timers:
         self._order = 0
         self._forgotten = 0
         self._closed = False
+        self._clock_set = clock.when_set(self._arm)
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -49,6 +51,15 @@ class Timers:
         if self._alarm is None or at < self._alarm_at:
             self._arm()
         return entry
+
+    async def until(self, at: int) -> None:
+        """Wait until the clock reaches `at`."""
+        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = self.add(at, lambda entry: None if reached.done() else reached.set_result(None))
+        try:
+            await reached
+        finally:
+            self.forget([entry])
 
     def forget(self, entries: list[Entry]) -> None:
         """Drop entries that are not needed any more. They leave the heap when they come up, or when they are more than half of it."""
@@ -63,6 +74,7 @@ class Timers:
 
     def close(self) -> None:
         self._closed = True
+        self._clock_set.cancel()
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None

@@ -34,7 +34,7 @@ EXPIRY_BATCH = 200
 
 
 async def until(clock: Clock, at: int) -> None:
-    """Wait on the server's clock, which may be a virtual one."""
+    """Wait on the server's clock, which may be a virtual one, for as long as it is now until `at`, even if the clock is set meanwhile."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def wake() -> None:
@@ -154,7 +154,8 @@ class Upkeep:
             await self._partition.loader.chain(key.chain, key.run_id)
         except Exception as error:
             log.warning("cannot load %s: %s; trying again", key, error)
-            self._sleep(key, self._clock.now() + SECOND)
+            # Not a time of day: it has to come soon, even if the clock is set back meanwhile.
+            self._clock.call_at(self._clock.now() + SECOND, lambda: self._wake(key))
 
     async def _find_due(self) -> None:
         """Every half horizon, put an entry into the timers for each sleeping execution that wakes up within the next one."""
@@ -168,7 +169,7 @@ class Upkeep:
                 log.warning("cannot look for sleeping executions: %s; trying again", error)
                 await until(self._clock, self._clock.now() + SECOND)
                 continue
-            await until(self._clock, self._scanned_until - HORIZON // 2)
+            await self._partition.timers.until(self._scanned_until - HORIZON // 2)
             self._scanned_until = self._clock.now() + HORIZON
 
     async def _find_ready(self) -> None:

@@ -41,4 +41,4 @@ class RateLimit:
     def _fill(self, now: int) -> None:
         if now > self._filled_at:
             self._tokens = min(max(self.per_second, 1.0), self._tokens + (now - self._filled_at) / SECOND * self.per_second)
-            self._filled_at = now
+        self._filled_at = now  # also when the clock was set back

@@ -68,11 +68,17 @@ class _ProcessClock:
         return self._clock.elapsed()
 
     def call_at(self, at: int, callback: Callable[[], None]) -> Alarm:
+        return self._clock.call_at(at, self._while_alive(callback))
+
+    def when_set(self, callback: Callable[[], None]) -> Alarm:
+        return self._clock.when_set(self._while_alive(callback))
+
+    def _while_alive(self, callback: Callable[[], None]) -> Callable[[], None]:
         def ring() -> None:
             if self._process.is_alive:
                 callback()
 
-        return self._clock.call_at(at, ring)
+        return ring
 
 
 @dataclass(slots=True)

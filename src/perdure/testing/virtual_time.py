@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
-from perdure.core.clock import SECOND, Alarm
+from perdure.core.clock import NOTICED_WITHIN, SECOND, Alarm
 
 T = TypeVar("T")
 
@@ -87,6 +87,7 @@ class VirtualClock:
         self._loop = loop
         self._offset = start
         self._tick = tick
+        self._listeners: list[_Listener] = []
 
     def now(self) -> int:
         """Nanoseconds since the Unix epoch."""
@@ -100,10 +101,33 @@ class VirtualClock:
     def jump(self, nanoseconds: int) -> None:
         """Set the clock forward (or back, when negative)."""
         self._offset += nanoseconds
+        for listener in self._listeners:
+            self._loop.call_later(NOTICED_WITHIN / SECOND, listener.ring)
 
     def call_at(self, at: int, callback: Callable[[], None]) -> Alarm:
-        """Call back on the event loop once ``now() >= at``."""
+        """Call back on the event loop in as much time as is left until `at` now."""
         return self._loop.call_later(max(0, at - self.now()) / SECOND, callback)
+
+    def when_set(self, callback: Callable[[], None]) -> Alarm:
+        """Call back each time that the clock was set, as late as a real clock may."""
+        return _Listener(self._listeners, callback)
+
+
+class _Listener:
+    """A callback that waits for the clock to be set."""
+
+    def __init__(self, listeners: list[_Listener], callback: Callable[[], None]) -> None:
+        self._listeners = listeners
+        self._callback = callback
+        listeners.append(self)
+
+    def cancel(self) -> None:
+        if self in self._listeners:
+            self._listeners.remove(self)
+
+    def ring(self) -> None:
+        if self in self._listeners:
+            self._callback()
 
 
 def run_virtual(main: Callable[[VirtualTimeLoop], Coroutine[Any, Any, T]], *, shuffle: random.Random | None = None) -> T:

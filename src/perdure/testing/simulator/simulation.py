@@ -96,6 +96,7 @@ class Simulation:
         self.restarts = 0
         self.takeovers = 0
         self.runs = 0
+        self._set_back = 0
         self._log_trace = log_trace
         self._digest = hashlib.sha256()
         self._store_faults = StoreFaults()
@@ -268,9 +269,15 @@ class Simulation:
             elif chance < 0.55:
                 rng.choice(workers).die()
             elif chance < 0.7:
-                self.clock.jump(rng.choice((1, 10, 3600, -1, -10)) * SECOND // 10)
+                self._set_clock(rng.choice((1, 10, 3600, 288_000, -1, -10, -36_000)) * SECOND // 10)
             elif self._core is not None:
                 self._evict_all(self._core)
+
+    def _set_clock(self, by: int) -> None:
+        """What was to happen at a time of day happens so much later when the clock is set back."""
+        self.trace(f"set by {by / SECOND:g} s")
+        self.clock.jump(by)
+        self._set_back += max(0, -by)
 
     def _evict_all(self, core: Core) -> None:
         for partition in core.engine.partitions:
@@ -289,7 +296,7 @@ class Simulation:
             worker.faults = WorkerFaults()
         self.auditor.punctual_after = self.clock.now() + PUNCTUAL_AFTER
         loop = asyncio.get_running_loop()
-        until = loop.time() + HEALING_HOURS * 3600
+        until = loop.time() + HEALING_HOURS * 3600 + self._set_back / SECOND
         while loop.time() < until:
             waiting = await self.base.list_headers(self._namespace_id(), WORKFLOW, open_only=True)
             if not waiting:
