@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from perdure.core.clock import HOUR, NOTICED_WITHIN, SECOND, SystemClock
 from perdure.testing.virtual_time import VirtualTimeLoop, run_virtual
+
+
+async def pass_time(loop: VirtualTimeLoop, seconds: float) -> None:
+    passed = loop.create_future()
+    loop.call_later(seconds, passed.set_result, None)
+    await passed
 
 
 @pytest.mark.parametrize("step", [8 * HOUR, -8 * HOUR, SECOND, -SECOND])
@@ -19,19 +23,19 @@ def test_a_clock_that_was_set_is_noticed(step: int, monkeypatch: pytest.MonkeyPa
         nonlocal set_by
         monkeypatch.setattr(SystemClock, "now", staticmethod(lambda: loop.elapsed + set_by))
         watch = SystemClock().when_set(lambda: noticed.append(loop.elapsed))
-        await asyncio.sleep(100.5)
+        await pass_time(loop, 100.5)
         assert noticed == []
         set_by += step
-        await asyncio.sleep(NOTICED_WITHIN / SECOND)
+        await pass_time(loop, NOTICED_WITHIN / SECOND)
         assert len(noticed) == 1
-        await asyncio.sleep(100)
+        await pass_time(loop, 100)
         assert len(noticed) == 1
         set_by -= step
-        await asyncio.sleep(NOTICED_WITHIN / SECOND)
+        await pass_time(loop, NOTICED_WITHIN / SECOND)
         assert len(noticed) == 2
         watch.cancel()
         set_by += step
-        await asyncio.sleep(100)
+        await pass_time(loop, 100)
         assert len(noticed) == 2
 
     run_virtual(main)
@@ -44,7 +48,7 @@ def test_a_clock_that_runs_a_little_fast_is_corrected_now_and_then(monkeypatch: 
     async def main(loop: VirtualTimeLoop) -> None:
         monkeypatch.setattr(SystemClock, "now", staticmethod(lambda: loop.elapsed + loop.elapsed // 2000))
         SystemClock().when_set(lambda: noticed.append(loop.elapsed))
-        await asyncio.sleep(3600)
+        await pass_time(loop, 3600)
 
     run_virtual(main)
     assert 10 <= len(noticed) <= 18

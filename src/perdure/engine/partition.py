@@ -264,8 +264,8 @@ class Partition:
             busy = [e.key for e in chain.runs.values() if all_jobs(e.kind, e.state)]
             self.cache.drop_chain(key)
             if not self.writer.is_fenced:
-                for run_key in busy:
-                    self.spawn(self._reload(run_key))
+                for busy_key in busy:
+                    self.spawn(self._reload(busy_key))
 
     async def _reload(self, key: RunKey, after_seconds: float = 0.0) -> None:
         """Bring an execution back into memory so that its jobs run; it may not exist at all (its start was lost)."""
