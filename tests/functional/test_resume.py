@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 from temporalio import activity, workflow
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
+from temporalio.api.namespace.v1 import UpdateNamespaceInfo
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest, UpdateNamespaceRequest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
+
+from perdure.core.poison_policy import NAMESPACE_KEY
 
 QUEUE = "resume"
 QUERY = "__perdure_resume_point"
@@ -45,8 +48,26 @@ class Steps:
         pass
 
 
+@workflow.defn
+class Buggy:
+    """Lives with the failure of an activity; then its code has a bug, for as long as "code" is broken."""
+
+    @workflow.run
+    async def run(self, first: str) -> list[str]:
+        timeout = timedelta(seconds=20)
+        results: list[str] = []
+        for name in (first, "three"):
+            try:
+                results.append(await workflow.execute_activity(step, name, activity_id=name, start_to_close_timeout=timeout))
+            except ActivityError:
+                results.append("handled")
+        if "code" in broken:
+            raise RuntimeError("a bug")  # fails the workflow task, not the workflow
+        return results
+
+
 def worker(client: Client) -> Worker:
-    return Worker(client, task_queue=QUEUE, workflows=[Steps], activities=[step], workflow_runner=UnsandboxedWorkflowRunner())
+    return Worker(client, task_queue=QUEUE, workflows=[Steps, Buggy], activities=[step], workflow_runner=UnsandboxedWorkflowRunner())
 
 
 async def failed(client: Client) -> WorkflowHandle[Steps, list[str]]:
@@ -103,6 +124,28 @@ async def test_the_point_of_the_dry_run_is_good_for_any_reset(client: Client) ->
         await client.workflow_service.reset_workflow_execution(reset_request(workflow_task_finish_event_id=finish))
         assert await client.get_workflow_handle_for(Steps.run, "w").result() == ["one", "two", "three"]
         assert done == {"one": 1, "two": 2, "three": 1}
+
+
+@pytest.mark.parametrize(("first", "result"), [("one", "one"), ("two", "handled")])
+@pytest.mark.parametrize("after", [1, 2])
+async def test_a_run_that_the_poison_policy_ended_goes_on_at_its_failing_task(client: Client, first: str, result: str, after: int) -> None:
+    """An activity that failed before, and that the code lived with, is not to blame."""
+    done.clear()
+    broken.update(("two", "code"))
+    policy = {NAMESPACE_KEY: f'{{"action": "fail", "after": {after}}}'}
+    await client.workflow_service.update_namespace(
+        UpdateNamespaceRequest(namespace="default", update_info=UpdateNamespaceInfo(data=policy))
+    )
+    async with worker(client):
+        handle = await client.start_workflow(Buggy.run, first, id="w", task_queue=QUEUE, task_timeout=timedelta(seconds=1))
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+        broken.clear()
+        point: dict[str, Any] = await handle.query(QUERY)
+        assert (point["steps_that_stay_done"], [again["kind"] for again in point["again"]]) == (2, ["workflow code"])
+        await client.workflow_service.reset_workflow_execution(reset_request(), metadata={"perdure-resume": "{}"})
+        assert await client.get_workflow_handle_for(Buggy.run, "w").result() == [result, "three"]
+    assert done == {first: 1, "three": 1}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,9 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType, ParentClosePolicy, ResetReapplyExcludeType
 from temporalio.api.workflowservice.v1 import TerminateWorkflowExecutionRequest
 
+from perdure.core.errors import ApiError
+from tests.support.activity_calls import complete as complete_activity
+from tests.support.activity_calls import schedule
 from tests.support.reset_calls import (
     CHILD_ID,
     CHILD_STARTED,
@@ -17,6 +20,7 @@ from tests.support.reset_calls import (
     TERMINATED,
     complete_child,
     continue_as_new,
+    describe,
     event_of,
     history,
     reset,
@@ -147,7 +151,7 @@ def test_an_abandoned_child_from_behind_the_point_keeps_its_workflow_id() -> Non
 
 
 # -- the new run is the parent -----------------------------------------------------------------------------------
-def test_a_child_that_was_handed_on_obeys_its_new_parent() -> None:
+def test_a_child_that_was_handed_on_listens_to_its_new_parent_and_outlives_it() -> None:
     async def test(server: VirtualServer) -> None:
         await with_child(server)
         await reset(server, 9)
@@ -155,6 +159,17 @@ def test_a_child_that_was_handed_on_obeys_its_new_parent() -> None:
         await server.decide(signal_child())
         await event_of(server, E.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_SIGNALED)
         await server.decide(complete_workflow())
+        await server.pass_time(1)
+        assert await status(server, CHILD_ID) == RUNNING
+
+    on_virtual_server(test)
+
+
+def test_a_child_that_was_handed_on_is_closed_by_a_reset_to_before_its_start() -> None:
+    async def test(server: VirtualServer) -> None:
+        base = await with_child(server)
+        await reset(server, 9)
+        await reset(server, 4, base)
         await server.pass_time(1)
         assert await status(server, CHILD_ID) == TERMINATED
 
@@ -198,5 +213,38 @@ def test_a_parent_is_told_of_a_child_that_gave_way_to_the_reset_of_somebody_else
         await server.pass_time(1)
         names = [E.Name(event.event_type) for event in await history(server, workflow_id="parent")]
         assert "EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED" in names
+
+    on_virtual_server(test)
+
+
+# -- where to ------------------------------------------------------------------------------------------------------
+def test_no_point_tears_a_change_apart() -> None:
+    """An activity's start is written together with its end; a run that has the one without the other never was."""
+
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await server.decide(schedule())
+        activity = await server.activity_task()
+        await signal(server)
+        await complete_activity(server, activity)
+        await server.decide(marker())
+        assert (await types(server))[5:] == [
+            "WORKFLOW_EXECUTION_SIGNALED", "WORKFLOW_TASK_SCHEDULED", "ACTIVITY_TASK_STARTED", "ACTIVITY_TASK_COMPLETED",
+            "WORKFLOW_TASK_STARTED", "WORKFLOW_TASK_COMPLETED", "MARKER_RECORDED",
+        ]  # fmt: skip
+        base = (await describe(server)).workflow_execution_info.execution.run_id
+        taken: list[int] = []
+        refused: dict[int, bool] = {}
+        for event_id in range(2, 13):
+            try:
+                await reset(server, event_id, base)
+            except ApiError as error:
+                refused[event_id] = "this event must be at the boundary" in error.message
+                continue
+            taken.append(event_id)
+            names = await types(server)
+            assert names.count("ACTIVITY_TASK_STARTED") == names.count("ACTIVITY_TASK_COMPLETED")
+        assert taken == [3, 4, 8, 10, 11]
+        assert refused == {2: True, 5: True, 6: False, 7: True, 9: True, 12: True}
 
     on_virtual_server(test)

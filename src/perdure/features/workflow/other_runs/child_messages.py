@@ -144,7 +144,7 @@ class ChildMessages:
 
         def decide(transaction: Transaction) -> None:
             current = transaction.current
-            if current is None or not current.state.is_open or not _is_child(current.state, child, key):
+            if current is None or not current.state.is_open or not _must_follow(current.state, child, state):
                 return
             step = step_of(transaction, current)
             if child.attributes.parent_close_policy == ParentClosePolicy.PARENT_CLOSE_POLICY_REQUEST_CANCEL:
@@ -203,17 +203,21 @@ def _make_way(transaction: Transaction, policy: WorkflowIdReusePolicy.ValueType,
         terminate(step_of(transaction, current), "TerminateIfRunning WorkflowIdReusePolicy", SERVER_IDENTITY, details)
 
 
-def _is_child(state: WorkflowState, child: Child, parent: RunKey) -> bool:
-    """Whether a run belongs to that child of that parent's run, and not to somebody else who uses its workflow id.
+def _must_follow(run: WorkflowState, child: Child, parent: WorkflowState) -> bool:
+    """Whether the end of a parent's run concerns a run under a child's workflow id, which may be somebody else's by now.
 
-    A child that a reset handed on knows only the run that started it as its parent.
+    A child that a reset handed on knows only the run that started it as its parent. It outlives the run that it was handed to, as on the
+    official server, unless that one is ended by another reset: then nobody waits for it any more.
     """
-    if is_run_of(state, child):
+    if parent.was_reset and is_run_of(run, child):
         return True
-    started = state.started
+    started = run.started
     execution = started.parent_workflow_execution
-    is_parent = execution.workflow_id == parent.business_id and execution.run_id in (parent.run_id, child.initiated_by)
-    return is_parent and started.parent_initiated_event_id == child.initiated_event_id
+    return (execution.workflow_id, execution.run_id, started.parent_initiated_event_id) == (
+        parent.workflow_id,
+        parent.run_id,
+        child.initiated_event_id,
+    )
 
 
 def _policy_applied(step: WorkflowStep, initiated_event_id: int) -> None:

@@ -19,6 +19,9 @@ from perdure.features.workflow.state import WorkflowState
 from perdure.store.protocol import JournalRow
 
 ROWS_AT_ONCE = 256
+TASK_BEGINS = frozenset({EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED, EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED})
+"""Behind these, nothing that belongs to one change is torn apart, also where a row goes on: they end a change, or are one of their own."""
+
 EVENTS_AT_ONCE = 500
 """After so many events, others get their turn. A row is never divided."""
 
@@ -92,7 +95,9 @@ async def _copy(
         at_boundary = last_event_id == finish_event_id - 1
         if last_event_id >= finish_event_id:
             count = finish_event_id - row.first_event_id
-            events = b"".join(event_bytes(event) for event in History.FromString(events).events[:count])
+            copied_events = History.FromString(events).events[:count]
+            at_boundary = copied_events[-1].event_type in TASK_BEGINS
+            events = b"".join(event_bytes(event) for event in copied_events)
         copied = JournalRow(0, len(rows) + 1, row.first_event_id, count, events, b"" if rows else note_bytes)
         fold(kind, state, copied)
         rows.append(copied)

@@ -79,20 +79,20 @@ def check_finish_event_id(event_id: int, next_event_id: int) -> None:
 
 
 def check_point(state: WorkflowState, finish_event_id: int, *, at_boundary: bool) -> None:
-    """A run can only go on where a workflow task was pending. state: the fold up to the point. at_boundary: the point ends a journal row.
+    """A run can only go on where a workflow task was pending, and between two changes: half of one (an activity that was started, without
+    its end) is nothing that ever was.
 
-    Raises ApiError INVALID_ARGUMENT; which wording it has is the official server's choice.
+    state: the fold up to the point. Raises ApiError INVALID_ARGUMENT.
     """
-    if state.task.is_pending:
-        return
     if not at_boundary:
         raise invalid_argument(
             f"StateRebuilder unable to Rebuild mutable state to event ID: {finish_event_id - 1}, version: 0, "
             "this event must be at the boundary"
         )
-    raise invalid_argument(
-        f"Can only reset workflow to event ID in range [WorkflowTaskScheduled +1, WorkflowTaskStarted + 1]: {finish_event_id}"
-    )
+    if not state.task.is_pending:
+        raise invalid_argument(
+            f"Can only reset workflow to event ID in range [WorkflowTaskScheduled +1, WorkflowTaskStarted + 1]: {finish_event_id}"
+        )
 
 
 def reset_again(current: AnyExecution | None, request_id: str) -> str:

@@ -172,10 +172,14 @@ def _chosen(story: Story, event_id: int, activity_id: str) -> Step:
     failed = [step for step in story.steps.values() if step.has_failed]
     close = story.close
     if close is not None and close.event_type == E.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED:
+        task_id = close.workflow_execution_failed_event_attributes.workflow_task_completed_event_id
+        ended_tasks = [finished for _, finished in story.tasks if finished]
+        if not task_id and ended_tasks:
+            # No task of the code decided that: the server ended the run because its task kept failing, whatever had failed before.
+            return Step(StepKind.CODE, close.event_id, ended_tasks[-1], "the workflow task that kept failing", "", outcome="failed")
         blamed = _blamed(close.workflow_execution_failed_event_attributes.failure)
         if blamed in story.steps:
             return story.steps[blamed]
-        task_id = close.workflow_execution_failed_event_attributes.workflow_task_completed_event_id
         if task_id:
             return Step(StepKind.CODE, close.event_id, task_id, "the workflow task in which it failed", "", outcome="failed")
     if failed:
