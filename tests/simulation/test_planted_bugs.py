@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import History, HistoryEvent
 from temporalio.api.workflowservice.v1 import PollActivityTaskQueueResponse
 
 from perdure.core.errors import ApiError, Code
@@ -30,6 +32,8 @@ from perdure.features.workflow import notes
 from perdure.features.workflow.other_runs.external_messages import ExternalMessages
 from perdure.features.workflow.other_runs.messenger import Messenger
 from perdure.features.workflow.registry import EVENT_APPLIERS, NOTE_APPLIERS
+from perdure.features.workflow.reset import reapply, reset
+from perdure.features.workflow.rpc import reset as reset_rpc
 from perdure.features.workflow.rpc import tasks
 from perdure.testing.simulator.simulation import simulate
 
@@ -159,6 +163,32 @@ def attempt_handed_out_before_durable(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Partition, "transact", transact)
 
 
+def reset_without_what_came_after_the_plan(patch: pytest.MonkeyPatch) -> None:
+    def events_after(execution: Any, event_id: int) -> list[HistoryEvent]:
+        return []
+
+    patch.setattr(reset, "_events_after", events_after)
+
+
+def reset_that_forgets_what_was_buffered(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(reset, "History", SimpleNamespace(FromString=lambda data: History()))  # pyright: ignore
+
+
+def reset_that_repeats_excluded_signals(patch: pytest.MonkeyPatch) -> None:
+    def reapply_again(step: Any, event: Any, excluded: frozenset[int]) -> None:
+        reapply.reapply(step, event, excluded - {reapply.SIGNALS})
+
+    patch.setattr(reset, "reapply", reapply_again)
+
+
+def reset_made_twice(patch: pytest.MonkeyPatch) -> None:
+    def reset_again(current: Any, request_id: str) -> str:
+        return ""
+
+    for module in (reset, reset_rpc):
+        patch.setattr(module, "reset_again", reset_again)
+
+
 PLANTS: tuple[Plant, ...] = (
     reply_before_durable,
     read_before_durable,
@@ -174,6 +204,10 @@ PLANTS: tuple[Plant, ...] = (
     message_taken_twice,
     message_lost,
     attempt_handed_out_before_durable,
+    reset_without_what_came_after_the_plan,
+    reset_that_forgets_what_was_buffered,
+    reset_that_repeats_excluded_signals,
+    reset_made_twice,
 )
 
 

@@ -15,9 +15,11 @@ from perdure.engine.loader import fold
 from perdure.store.protocol import Header, Store
 from perdure.testing.inspector import header_problem
 from perdure.testing.simulator.auditor import Auditor, fingerprint
+from perdure.testing.simulator.lineage import Lineage
 from perdure.testing.simulator.messages import MessageAudit
 from perdure.testing.simulator.programs import Program, value_of
 from perdure.testing.simulator.replay import ended_by
+from perdure.testing.simulator.resets import ResetAudit
 
 E = EventType
 
@@ -31,6 +33,8 @@ CLOSES: Mapping[int, int] = {
 }
 LATE = SECOND
 """A timer may fire so late, nanoseconds."""
+SET_BACK = 10 * SECOND
+"""All that a simulation sets its clock back by, at most, nanoseconds."""
 
 
 class Audit:
@@ -54,13 +58,14 @@ class Audit:
             self._histories[header.run_id] = await self._history(header)
         for header in self._headers:
             self._look_at_run(header, self._histories[header.run_id])
+        self._lineage = Lineage(self._histories)
+        self.messages = MessageAudit(self._lineage, self._auditor.doomed_ids)
         self._look_at_chains()
         self._look_at_starts()
+        for problem in (*self.messages.problems(), *ResetAudit(self._auditor, self._lineage, self._headers).problems()):
+            self._auditor.fail(problem)
         self._look_at_signals()
         self._look_at_updates()
-        self.messages = MessageAudit(self._histories, self._auditor.doomed_ids)
-        for problem in self.messages.problems():
-            self._auditor.fail(problem)
         for run_id in self._auditor.deleted & self._histories.keys():
             self._auditor.fail(f"run {run_id} was reported deleted, and is there")
         for run_id in self._auditor.seen_events.keys() - self._histories.keys() - self._auditor.doomed:
@@ -139,19 +144,33 @@ class Audit:
     def _token(self, header: Header) -> str:
         return value_of(self._histories[header.run_id][0].workflow_execution_started_event_attributes.input, Program).token
 
+    def _start(self, header: Header) -> tuple[str, str, int]:
+        """What tells starts apart; a parent that was reset starts the same child program again."""
+        started = self._histories[header.run_id][0].workflow_execution_started_event_attributes
+        return self._token(header), started.parent_workflow_execution.run_id, started.parent_initiated_event_id
+
     def _look_at_chains(self) -> None:
         currents: Counter[str] = Counter()
-        previous = ""
+        previous: Header | None = None
         for header in self._headers:
             currents[header.business_id] += header.is_current
-            token = self._token(header)
-            # The server knows the request ids of the latest run; a request repeated after another run has come and gone starts anew.
-            if token == previous and not self._auditor.doomed:
-                self._auditor.fail(f"{_name(header)}: start {token} made the run before it, too")
-            previous = token
+            if previous is not None and previous.business_id == header.business_id and not self._auditor.doomed:
+                self._look_at_neighbours(previous, header)
+            previous = header
         for business_id, count in currents.items():
             if count != 1 and not (count == 0 and self._auditor.doomed):
                 self._auditor.fail(f"{business_id} has {count} current runs")
+
+    def _look_at_neighbours(self, previous: Header, header: Header) -> None:
+        """Two runs of which one follows the other: one at a time, and each begun by a request of its own."""
+        fail, where = self._auditor.fail, _name(header)
+        if previous.close_at is None or previous.close_at > header.start_at + SET_BACK:
+            fail(f"{where}: began before {_name(previous)} was over")
+        started = self._histories[header.run_id][0].workflow_execution_started_event_attributes
+        is_begun_by_request = header.run_id not in self._lineage.resets and not started.continued_execution_run_id
+        # The server knows the request ids of the latest run; a request repeated after another run has come and gone starts anew.
+        if is_begun_by_request and self._lineage.knows_start(previous.run_id) and self._start(header) == self._start(previous):
+            fail(f"{where}: start {self._token(header)} made the run before it, too")
 
     def _look_at_starts(self) -> None:
         starts = {header.run_id: self._token(header) for header in self._headers}
@@ -165,14 +184,19 @@ class Audit:
         signals: Counter[str] = Counter()
         for header in self._headers:
             here: Counter[str] = Counter()
-            history = self._histories[header.run_id]
-            for event in history:
+            inputs: dict[str, bytes] = {}
+            for event in self._histories[header.run_id]:
                 if event.event_type == E.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
-                    here[value_of(event.workflow_execution_signaled_event_attributes.input)] += 1
-            signals.update(here)
+                    data = event.workflow_execution_signaled_event_attributes.input
+                    token = value_of(data)
+                    here[token] += 1
+                    inputs[token] = data.SerializeToString(deterministic=True)
             for token, count in here.items():
-                if count > 1:
+                if count > max(1, self.messages.senders(inputs[token])):
                     fail(f"{_name(header)}: signal {token} is {count} times in its history")
+            for event in self._lineage.own(header.run_id):
+                if event.event_type == E.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
+                    signals[value_of(event.workflow_execution_signaled_event_attributes.input)] += 1
         for token, run_id in self._auditor.signals.items():
             if signals[token] != 1 and run_id not in doomed:
                 fail(f"signal {token} to run {run_id} was acknowledged, and is in history {signals[token]} times")
@@ -186,7 +210,7 @@ class Audit:
         for run_id, history in self._histories.items():
             for event in history:
                 if event.event_type == E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
-                    accepted[run_id, event.workflow_execution_update_accepted_event_attributes.accepted_request.meta.update_id] += 1
+                    accepted[run_id, event.workflow_execution_update_accepted_event_attributes.protocol_instance_id] += 1
                 elif event.event_type == E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED:
                     completed[run_id, event.workflow_execution_update_completed_event_attributes.meta.update_id] += 1
         for what, told, found in (

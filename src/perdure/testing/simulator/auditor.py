@@ -13,6 +13,8 @@ from temporalio.api.workflowservice.v1 import (
     PollActivityTaskQueueResponse,
     PollWorkflowExecutionUpdateResponse,
     PollWorkflowTaskQueueResponse,
+    ResetWorkflowExecutionRequest,
+    ResetWorkflowExecutionResponse,
     SignalWithStartWorkflowExecutionRequest,
     UpdateWorkflowExecutionResponse,
 )
@@ -47,6 +49,9 @@ class Auditor:
         self.doomed: set[str] = set()
         self.doomed_ids: set[str] = set()
         self.deleted: set[str] = set()
+        #: Resets that somebody asked for, by the token that is their reason and request id; and the runs that they were said to have made.
+        self.resets: dict[str, ResetWorkflowExecutionRequest] = {}
+        self.runs_of_reset: defaultdict[str, set[str]] = defaultdict(set)
         self._handed_out: set[tuple[str, str, int]] = set()
         self._activity_of_token: dict[bytes, tuple[str, str]] = {}
         self._ended_activities: set[tuple[str, str]] = set()
@@ -63,6 +68,10 @@ class Auditor:
         self.doomed_ids.add(workflow_id)
         self.doomed.add(run_id)
 
+    def may_be_reset(self, request: ResetWorkflowExecutionRequest) -> None:
+        """Somebody is about to ask for this reset."""
+        self.resets[request.request_id] = request
+
     def answered(self, method: str, request: Any, answer: Message | ApiError) -> None:
         """The server answered a call."""
         if isinstance(answer, ApiError):
@@ -76,6 +85,8 @@ class Auditor:
             self.signals[value_of(request.input)] = request.workflow_execution.run_id
         elif method == "DeleteWorkflowExecution":
             self.deleted.add(request.workflow_execution.run_id)
+        elif isinstance(answer, ResetWorkflowExecutionResponse):
+            self.runs_of_reset[request.request_id].add(answer.run_id)
         elif isinstance(answer, UpdateWorkflowExecutionResponse | PollWorkflowExecutionUpdateResponse):
             self._updated(answer)
         elif isinstance(answer, PollActivityTaskQueueResponse):
@@ -90,6 +101,8 @@ class Auditor:
             return
         if method == "RespondWorkflowTaskCompleted" and error.message == "UnhandledCommand":
             return
+        if method == "ResetWorkflowExecution" and error.code == Code.INVALID_ARGUMENT:
+            return  # there was no such point; whoever knows that there was one says so
         self.fail(f"{method} was refused: {error!r}")
 
     def _started(self, request: Any, answer: Any) -> None:

@@ -1,11 +1,10 @@
-"""Simulated clients: they start, signal, cancel, terminate and look, and repeat what was not answered."""
+"""Simulated clients: they start, signal, update, cancel, terminate and look, and repeat what was not answered."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from contextlib import suppress
-from typing import Any
 
 from temporalio.api.common.v1 import WorkflowExecution, WorkflowType
 from temporalio.api.enums.v1 import UpdateWorkflowExecutionLifecycleStage
@@ -19,7 +18,6 @@ from temporalio.api.workflowservice.v1 import (
     PollWorkflowExecutionUpdateRequest,
     RequestCancelWorkflowExecutionRequest,
     SignalWithStartWorkflowExecutionRequest,
-    SignalWorkflowExecutionRequest,
     StartWorkflowExecutionRequest,
     TerminateWorkflowExecutionRequest,
     UnpauseWorkflowExecutionRequest,
@@ -29,8 +27,9 @@ from temporalio.api.workflowservice.v1 import (
 from perdure.core.clock import SECOND, to_duration
 from perdure.core.errors import ApiError
 from perdure.core.ids import IdSource
-from perdure.testing.simulated_network import SimulatedNetwork, is_lost
+from perdure.testing.simulated_network import SimulatedNetwork
 from perdure.testing.simulator.auditor import Auditor
+from perdure.testing.simulator.callers import Caller, Runs
 from perdure.testing.simulator.programs import ProgramMaker, payloads
 from perdure.testing.simulator.replay import NAMESPACE, WORKFLOW_QUEUE, WORKFLOW_TYPE
 
@@ -40,17 +39,15 @@ REUSE_POLICIES = (1, 1, 1, 2, 3, 4)
 CONFLICT_POLICIES = (0, 0, 1, 2, 3)
 
 
-class SimulatedClient:
+class SimulatedClient(Caller):
     """One client: a few random calls, one after the other."""
 
-    def __init__(self, network: SimulatedNetwork, rng: random.Random, ids: IdSource, auditor: Auditor, workflow_ids: list[str]) -> None:
-        self._network = network
-        self._rng = rng
-        self._ids = ids
-        self._auditor = auditor
+    def __init__(
+        self, network: SimulatedNetwork, rng: random.Random, ids: IdSource, auditor: Auditor, runs: Runs, workflow_ids: list[str]
+    ) -> None:
+        super().__init__(network, rng, ids, auditor, runs)
         self._workflow_ids = workflow_ids
         self._programs = ProgramMaker(rng, ids.uuid, workflow_ids)
-        self._runs: list[tuple[str, str]] = []
 
     async def run(self, calls: int) -> None:
         """So many random calls."""
@@ -59,23 +56,10 @@ class SimulatedClient:
                    self._wait_for_end, self._cancel, self._terminate, self._update, self._update, self._pause, self._describe,
                    self._delete)  # fmt: skip
         for _ in range(calls):
-            await asyncio.sleep(self._rng.choice((0.0, 0.001, 0.3, 2.0, 10.0)) * self._rng.random())
+            await self._think()
             action = self._start if not self._runs else self._rng.choice(actions)
             with suppress(ApiError):
                 await action()
-
-    async def _call(self, method: str, request: Any, timeout: float = 10.0) -> Any:
-        """Like an SDK: the same request again while nothing is known of its outcome. Raises the last ApiError."""
-        attempts = self._rng.choice((1, 3, 6))
-        while True:
-            try:
-                # By this name histories have no events that may yet turn out never to have been.
-                return await self._network.call(method, request, timeout, "temporal-cli")
-            except ApiError as error:
-                attempts -= 1
-                if not is_lost(error) or attempts == 0:
-                    raise
-            await asyncio.sleep(self._rng.random())
 
     async def _start(self) -> None:
         request = StartWorkflowExecutionRequest()
@@ -110,18 +94,8 @@ class SimulatedClient:
         if self._rng.random() < 0.3:
             request.workflow_task_timeout.CopyFrom(to_duration(self._rng.choice((1, 3)) * SECOND))
 
-    def _execution(self) -> WorkflowExecution:
-        workflow_id, run_id = self._rng.choice(self._runs)
-        return WorkflowExecution(workflow_id=workflow_id, run_id=run_id if self._rng.random() < 0.5 else "")
-
     async def _signal(self) -> None:
-        workflow_id, run_id = self._rng.choice(self._runs)
-        # With the run id, because the repetition of a signal must not reach the next run.
-        request = SignalWorkflowExecutionRequest(
-            namespace=NAMESPACE, workflow_execution=WorkflowExecution(workflow_id=workflow_id, run_id=run_id), signal_name="note",
-            input=payloads(self._ids.uuid()), request_id=self._ids.uuid(), identity="client",
-        )  # fmt: skip
-        await self._call("SignalWorkflowExecution", request)
+        await self._send_signal(*self._rng.choice(self._runs))
 
     async def _cancel(self) -> None:
         request = RequestCancelWorkflowExecutionRequest(
@@ -179,13 +153,13 @@ class SimulatedClient:
         """A whole history, page by page."""
         execution = self._execution()
         known, last = self._auditor.known(execution.run_id), 0
-        token = b""
+        run_id, token = execution.run_id, b""
         while True:
             request = GetWorkflowExecutionHistoryRequest(
                 namespace=NAMESPACE, execution=execution, next_page_token=token, maximum_page_size=self._rng.choice((0, 1, 3))
             )
             response = await self._call("GetWorkflowExecutionHistory", request)
-            self._saw(execution, response.history.events)
+            run_id = self._saw(run_id, response.history.events, is_certain=bool(execution.run_id))
             last = response.history.events[-1].event_id if response.history.events else last
             token = response.next_page_token
             if not token:
@@ -193,24 +167,17 @@ class SimulatedClient:
         if last < known:
             self._auditor.fail(f"{execution.workflow_id}/{execution.run_id} was shown up to event {last}, though {known} was known before")
 
-    def _saw(self, execution: WorkflowExecution, events: Any) -> None:
-        """Which run it was is only known when it was said, or when the first event is there."""
-        if events and events[0].event_id == 1 and not execution.run_id:
-            execution.run_id = events[0].workflow_execution_started_event_attributes.original_execution_run_id
-        if execution.run_id:
-            self._auditor.saw(execution.run_id, events)
-
     async def _wait_for_end(self) -> None:
         """A long poll or two for the close event."""
         execution = self._execution()
-        token = b""
+        run_id, token = execution.run_id, b""
         for _ in range(self._rng.choice((1, 2, 4))):
             request = GetWorkflowExecutionHistoryRequest(
                 namespace=NAMESPACE, execution=execution, next_page_token=token, wait_new_event=True,
                 history_event_filter_type=self._rng.choice((1, 2)),  # pyright: ignore
             )  # fmt: skip
             response = await self._call("GetWorkflowExecutionHistory", request, timeout=self._rng.choice((1.0, 30.0)))
-            self._saw(execution, response.history.events)
+            run_id = self._saw(run_id, response.history.events, is_certain=bool(execution.run_id))
             token = response.next_page_token
             if not token:
                 return

@@ -65,6 +65,11 @@ def ended_by(event: HistoryEvent) -> int | None:
     return getattr(getattr(event, found[0]), found[1]) if found is not None else None
 
 
+def admitted_request(event: HistoryEvent) -> Request:
+    """The update that came over with a reset."""
+    return event.workflow_execution_update_admitted_event_attributes.request
+
+
 @dataclass(slots=True)
 class Begun:
     """What history says of an operation. ended: the event type that ended it, 0 while it goes on."""
@@ -84,6 +89,8 @@ class Replay:
     cancel_requested: bool = False
     #: Update id → the request, of updates that are accepted and not completed.
     updates: dict[str, Request] = field(default_factory=dict[str, Request])
+    #: The events by which updates came over from the run that this one was reset from, as long as nobody has accepted them here.
+    admitted: dict[str, HistoryEvent] = field(default_factory=dict[str, HistoryEvent])
     _by_event: dict[int, str] = field(default_factory=dict[int, str])
 
     def feed(self, events: Sequence[HistoryEvent]) -> None:
@@ -100,8 +107,12 @@ class Replay:
             case E.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED:
                 self.cancel_requested = True
             case E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
-                request = event.workflow_execution_update_accepted_event_attributes.accepted_request
-                self.updates[request.meta.update_id] = request
+                accepted = event.workflow_execution_update_accepted_event_attributes
+                update_id = accepted.protocol_instance_id
+                admitted = self.admitted.pop(update_id, None)
+                self.updates[update_id] = accepted.accepted_request if admitted is None else admitted_request(admitted)
+            case E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED:
+                self.admitted[admitted_request(event).meta.update_id] = event
             case E.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED:
                 del self.updates[event.workflow_execution_update_completed_event_attributes.meta.update_id]
             case E.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:

@@ -29,7 +29,9 @@ from perdure.testing.inspector import Inspector
 from perdure.testing.simulated_network import Endpoint, NetworkFaults, Process, SimulatedNetwork
 from perdure.testing.simulator.audit import Audit
 from perdure.testing.simulator.auditor import Auditor
+from perdure.testing.simulator.callers import Runs
 from perdure.testing.simulator.clients import SimulatedClient
+from perdure.testing.simulator.operators import SimulatedOperator
 from perdure.testing.simulator.programs import payloads
 from perdure.testing.simulator.workers import SimulatedWorker, WorkerFaults
 from perdure.testing.virtual_time import VirtualClock, VirtualTimeLoop, run_virtual
@@ -229,15 +231,18 @@ class Simulation:
             worker.faults = WorkerFaults(vanishes=bad, late=bad, twice=bad, fails=bad, forgets=bad)
         polls = [task for worker in workers for task in worker.start()]
         workflow_ids = [f"workflow-{n}" for n in range(rng.choice((1, 4, 12)))]
+        runs: Runs = []
         clients = [
             asyncio.get_running_loop().create_task(
-                SimulatedClient(self.network, self._sub_rng(), self.ids, self.auditor, workflow_ids).run(rng.choice((5, 12, 30))),
+                SimulatedClient(self.network, self._sub_rng(), self.ids, self.auditor, runs, workflow_ids).run(rng.choice((5, 12, 30))),
                 name=f"client-{n}",
             )
             for n in range(rng.choice((1, 3, 5)))
         ]
+        operator = SimulatedOperator(self.network, self._sub_rng(), self.ids, self.auditor, runs)
+        operating = asyncio.get_running_loop().create_task(operator.run(), name="operator")
         await self._disturb(workers)
-        await asyncio.gather(*clients)
+        await asyncio.gather(*clients, operating)
         await self._heal(workers)
         for task in polls:
             task.cancel()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +37,7 @@ from perdure.core.errors import ApiError
 from perdure.testing.simulated_network import SimulatedNetwork, is_lost
 from perdure.testing.simulator.auditor import Auditor
 from perdure.testing.simulator.programs import Operation, payloads, value_of
-from perdure.testing.simulator.replay import ACTIVITY_QUEUE, NAMESPACE, WORKFLOW_QUEUE, Replay
+from perdure.testing.simulator.replay import ACTIVITY_QUEUE, NAMESPACE, WORKFLOW_QUEUE, Replay, admitted_request
 
 STICKY_TIMEOUT = 5 * SECOND
 
@@ -141,7 +140,7 @@ class SimulatedWorker:
             worker_task_queue=TaskQueue(name=f"sticky-{self.name}", kind=2, normal_name=WORKFLOW_QUEUE),  # pyright: ignore
             schedule_to_start_timeout=to_duration(STICKY_TIMEOUT),
         )
-        answers, announcements = self._answer_updates(task, replay.updates)
+        answers, announcements = self._answer_updates(task, replay)
         completed = RespondWorkflowTaskCompletedRequest(
             task_token=task.task_token, namespace=NAMESPACE, commands=[*announcements, *replay.commands()], messages=answers,
             identity=self.name,
@@ -156,33 +155,21 @@ class SimulatedWorker:
             # The task was in memory only, and nothing has come of it.
             del self._cache[run_id][answer.reset_history_event_id :]
 
-    def _answer_updates(self, task: PollWorkflowTaskQueueResponse, accepted: Mapping[str, Request]) -> tuple[list[Message], list[Command]]:
+    def _answer_updates(self, task: PollWorkflowTaskQueueResponse, replay: Replay) -> tuple[list[Message], list[Command]]:
         """Messages about updates, and the commands that place them in history.
 
-        accepted: earlier; they are completed now. Those that came with the task are completed, accepted only, or rejected.
+        Those accepted earlier are completed now. Those that came with the task are completed, accepted only, or rejected; so are those that
+        came over after a reset, but what is rejected of these stays so, because history does not say it.
         """
-        messages = [_completion(update_id, update) for update_id, update in accepted.items()]
+        messages = [_completion(update_id, update) for update_id, update in replay.updates.items()]
+        for update_id, event in replay.admitted.items():
+            chance = 0.0 if update_id.endswith("0") else max(0.1, self._chance())
+            messages.extend(_answer(f"{update_id}/request", event.event_id, admitted_request(event), chance))
         for message in task.messages:
             update = Request()
             message.body.Unpack(update)
-            update_id = message.protocol_instance_id
-            chance = 1.0 if self.is_healthy else self._rng.random()
-            if chance < 0.1:
-                failure = Failure(message="injected", application_failure_info=ApplicationFailureInfo(type="Injected"))
-                rejection = Rejection(
-                    rejected_request_message_id=message.id,
-                    rejected_request_sequencing_event_id=message.event_id,
-                    rejected_request=update,
-                    failure=failure,
-                )
-                messages.append(_message(update_id, "reject", rejection))
-                continue
-            acceptance = Acceptance(
-                accepted_request_message_id=message.id, accepted_request_sequencing_event_id=message.event_id, accepted_request=update
-            )
-            messages.append(_message(update_id, "accept", acceptance))
-            if chance > 0.4:
-                messages.append(_completion(update_id, update))
+            if message.protocol_instance_id not in replay.admitted:
+                messages.extend(_answer(message.id, message.event_id, update, self._chance()))
         return messages, [
             Command(
                 command_type=CommandType.COMMAND_TYPE_PROTOCOL_MESSAGE,
@@ -190,6 +177,9 @@ class SimulatedWorker:
             )
             for message in messages
         ]
+
+    def _chance(self) -> float:
+        return 1.0 if self.is_healthy else self._rng.random()
 
     async def _history(self, task: PollWorkflowTaskQueueResponse) -> list[HistoryEvent] | None:
         """The whole history of a task's run; None when it could not be had."""
@@ -306,6 +296,23 @@ class SimulatedWorker:
             task_token=task.task_token, namespace=NAMESPACE, identity=self.name, result=payloads(task.attempt)
         )
         await self._answer("RespondActivityTaskCompleted", completed)
+
+
+def _answer(message_id: str, event_id: int, update: Request, chance: float) -> list[Message]:
+    """What a worker says of an update that it is asked to do: by chance it is rejected, accepted, or accepted and completed.
+
+    message_id, event_id: of the message that brought it, and that message's place in history.
+    """
+    update_id = update.meta.update_id
+    if chance < 0.1:
+        failure = Failure(message="injected", application_failure_info=ApplicationFailureInfo(type="Injected"))
+        rejection = Rejection(
+            rejected_request_message_id=message_id, rejected_request_sequencing_event_id=event_id, rejected_request=update, failure=failure
+        )
+        return [_message(update_id, "reject", rejection)]
+    acceptance = Acceptance(accepted_request_message_id=message_id, accepted_request_sequencing_event_id=event_id, accepted_request=update)
+    accepted = _message(update_id, "accept", acceptance)
+    return [accepted, _completion(update_id, update)] if chance > 0.4 else [accepted]
 
 
 def _message(update_id: str, what: str, content: ProtobufMessage) -> Message:
