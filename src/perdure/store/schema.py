@@ -25,7 +25,8 @@ class Migration:
 
 # Why these indexes and no more: every index on a column that changes costs a page per commit. headers_current and headers_run find an
 # execution, headers_start lists; the columns in them never change after the insert. The others are partial: only executions that have such
-# work are in them (and headers_current has only the current runs).
+# work are in them (and headers_current has only the current runs). The journal is not kept in the order of its key: a commit has rows of
+# many executions, which fill one page where they come last, and would change a page each where they stand with their own.
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         1,
@@ -75,7 +76,7 @@ MIGRATIONS: tuple[Migration, ...] = (
                 events {bytes} NOT NULL,
                 notes {bytes} NOT NULL,
                 PRIMARY KEY (uid, sequence)
-            ){clustered}
+            )
             """,
             "CREATE TABLE side (uid BIGINT NOT NULL, name TEXT NOT NULL, data {bytes} NOT NULL, PRIMARY KEY (uid, name)){clustered}",
             "CREATE TABLE snapshots (uid {key} PRIMARY KEY, sequence BIGINT NOT NULL, version TEXT NOT NULL, data {bytes} NOT NULL)",
