@@ -18,6 +18,7 @@ from perdure.rpc.http2 import frames
 from perdure.rpc.http2.headers import HeaderReader, RequestHeaders, header_block
 from perdure.rpc.http2.messages import MessageReader
 from perdure.rpc.http2.patience import Patience
+from perdure.rpc.http2.stream import Stream
 from tests.rpc.conftest import Door
 from tests.rpc.http2 import Frame, RawHttp2, framed
 from tests.support.waiting import until
@@ -205,6 +206,81 @@ async def test_client_that_never_opens_its_window_gets_no_more_answers(door: Doo
         client.send(frames.RST_STREAM, 0, 1, CANCEL)
         client.call(9, DESCRIBE, framed(request.SerializeToString()))
         assert (await client.receive_kind(frames.RST_STREAM, frames.HEADERS)).kind == frames.HEADERS
+
+
+@pytest.fixture
+def pumped(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The streams that were looked at to see whether they can send, one after the other."""
+    pump, streams = Stream.pump, list[int]()
+
+    def noting(stream: Stream) -> None:
+        streams.append(stream.id)
+        pump(stream)
+
+    monkeypatch.setattr(Stream, "pump", noting)
+    return streams
+
+
+DESCRIBE_LARGE = framed(
+    ws.DescribeWorkflowExecutionRequest(namespace="default", execution=WorkflowExecution(workflow_id="w" * 20_000)).SerializeToString()
+)
+COUNT, UPDATES = 100, 500
+
+
+async def test_opening_the_connection_costs_nothing_for_streams_that_are_closed_themselves(door: Door, pumped: list[int]) -> None:
+    async with RawHttp2(door.port) as client:
+        client.send(frames.SETTINGS, 0, 0, struct.pack(">HI", frames.INITIAL_WINDOW_SIZE, 0))
+        for number in range(COUNT):
+            client.call(2 * number + 1, DESCRIBE, DESCRIBE_LARGE)
+            await client.receive_kind(frames.HEADERS)
+        pumped.clear()
+        for _ in range(UPDATES):
+            client.send(frames.WINDOW_UPDATE, 0, 0, struct.pack(">I", 8_192))
+        await client.round_trip()
+        assert pumped == []
+        # One stream opens and is heard, in spite of many words at once.
+        for _ in range(UPDATES):
+            client.send(frames.WINDOW_UPDATE, 0, 7, struct.pack(">I", 100))
+        assert b"grpc-status\x010" in await status(client, 7)
+        assert set(pumped) == {7}
+        assert len(pumped) < UPDATES / 10
+        # All of them open, and all are heard.
+        client.send(frames.SETTINGS, 0, 0, struct.pack(">HI", frames.INITIAL_WINDOW_SIZE, 65_535))
+        ended = [(await client.receive_kind(frames.HEADERS)).stream for _ in range(COUNT - 1)]
+        assert sorted(ended) == [stream for stream in range(1, 2 * COUNT, 2) if stream != 7]
+
+
+async def test_a_connection_that_opens_by_a_little_is_not_tried_by_every_stream(door: Door, pumped: list[int]) -> None:
+    async with RawHttp2(door.port) as client:
+        for number in range(COUNT):
+            client.call(2 * number + 1, DESCRIBE, DESCRIBE_LARGE)
+            await client.receive_kind(frames.HEADERS)
+        pumped.clear()
+        for _ in range(UPDATES):
+            client.send(frames.WINDOW_UPDATE, 0, 0, struct.pack(">I", 1))
+            await client.round_trip()
+        assert len(pumped) < 2 * UPDATES
+        client.send(frames.WINDOW_UPDATE, 0, 0, struct.pack(">I", 10_000_000))
+        last = 2 * COUNT - 1
+        assert b"grpc-status\x010" in await status(client, last)
+
+
+async def test_changing_the_windows_of_many_waiting_streams_uses_up_patience(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "STREAMS_PER_ODDITY", 1)
+    async with RawHttp2(door.port) as client:
+        client.send(frames.SETTINGS, 0, 0, struct.pack(">HI", frames.INITIAL_WINDOW_SIZE, 0))
+        for number in range(COUNT):
+            client.call(2 * number + 1, DESCRIBE, DESCRIBE_LARGE)
+            await client.receive_kind(frames.HEADERS)
+        answer = await client.receive_kind(frames.SETTINGS)
+        for number in range(2 * limits.MOST_ODDITIES // COUNT):
+            client.send(frames.SETTINGS, 0, 0, struct.pack(">HI", frames.INITIAL_WINDOW_SIZE, number % 2))
+            # Until the change is acknowledged, so that the streams are looked at each time.
+            answer = await client.receive_kind(frames.SETTINGS, frames.GOAWAY)
+            if answer.kind == frames.GOAWAY:
+                break
+        assert answer.kind == frames.GOAWAY
+        assert code_of(answer) == frames.ErrorCode.ENHANCE_YOUR_CALM
 
 
 async def test_pings_of_a_client_that_does_not_read_pile_up_nowhere(door: Door) -> None:

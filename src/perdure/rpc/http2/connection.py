@@ -38,6 +38,10 @@ MOST_FRAGMENTS = 128
 MOST_EMPTY_FRAMES = 100
 """Of the data of one request: a frame that brings nothing is work for nothing."""
 
+STREAMS_PER_ODDITY = 100
+"""A change of the streams' windows makes the server look at every stream that waits for its own window to open; so many count as one more
+oddity."""
+
 HASTY_SECONDS = 1.0
 """A call that is taken back so soon after it was made counts against the client's patience: opening and resetting streams in a loop costs
 the server far more than the client. Long polls that end together, when a worker stops, are older."""
@@ -81,8 +85,12 @@ class Connection(asyncio.Protocol):
         #: What a client may send of one request before it has to wait.
         self.credit = message_limit + frames.DEFAULT_WINDOW
         self.streams: dict[int, Stream] = {}
-        #: Streams that wait for a window to open.
+        #: Streams with something to send that wait for their own window to open, and those that wait for the connection alone.
+        self.starved: dict[int, Stream] = {}
         self.blocked: dict[int, Stream] = {}
+        #: Whether what is blocked may be able to go on: looked at once, when all that has arrived has been read.
+        self._may_unblock = False
+        #: What the client takes: on the connection, and on each stream beside what it has granted to that one.
         self.window = frames.DEFAULT_WINDOW
         self.stream_window = frames.DEFAULT_WINDOW
         self.frame_size = frames.DEFAULT_FRAME_SIZE
@@ -162,6 +170,8 @@ class Connection(asyncio.Protocol):
         else:
             if position < len(data):
                 rest += memoryview(data)[position:]
+            if self._may_unblock:
+                self._unblock()
 
     def write(self, data: bytes) -> None:
         """Send it at the end of this turn of the loop, with everything else that is written in it: a commit answers many calls at once, and
@@ -289,8 +299,8 @@ class Connection(asyncio.Protocol):
         self.write(frames.reset(stream.id, code))
         stream.abandon()
 
-    def _count_oddity(self) -> None:
-        if not self._patience.try_once_more(self.heard_at):
+    def _count_oddity(self, cost: float = 1.0) -> None:
+        if not self._patience.try_once_more(self.heard_at, cost):
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many calls taken back, or settings changed, in too short a time")
 
     def _check_opened(self, stream_id: int) -> None:
@@ -326,22 +336,25 @@ class Connection(asyncio.Protocol):
             self.window += increment
             if self.window > frames.LARGEST_WINDOW:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window that is too large")
-            self._unblock()
+            self._may_unblock = True
             return
         stream = self.streams.get(stream_id)
         if stream is None:
             self._check_opened(stream_id)
             return
-        stream.window += increment
-        if stream.window > frames.LARGEST_WINDOW:
+        stream.granted += increment
+        if stream.granted + self.stream_window > frames.LARGEST_WINDOW:
             self._give_up(stream, ErrorCode.FLOW_CONTROL_ERROR)
-        elif self.blocked.pop(stream_id, None) is not None:
-            stream.pump()
+        elif self.starved.pop(stream_id, None) is not None:
+            self.blocked[stream_id] = stream
+            self._may_unblock = True
 
     def _unblock(self) -> None:
-        waiting, self.blocked = self.blocked, {}
-        for stream in waiting.values():
-            stream.pump()
+        """Let the blocked streams send as long as the connection lets anything out."""
+        self._may_unblock = False
+        blocked = self.blocked
+        while blocked and self.window > 0 and not self.is_paused:
+            blocked.pop(next(iter(blocked))).pump()
 
     def _settings(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:
@@ -350,14 +363,12 @@ class Connection(asyncio.Protocol):
             if payload:
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement of settings that has settings")
             return
-        self._count_oddity()
+        self._count_oddity(1 + len(self.starved) / STREAMS_PER_ODDITY)
         for name, value in frames.parse_settings(payload):
             if name == frames.INITIAL_WINDOW_SIZE:
                 if value > frames.LARGEST_WINDOW:
                     raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window that is too large")
-                change, self.stream_window = value - self.stream_window, value
-                for stream in self.streams.values():
-                    stream.window += change
+                self.stream_window = value
             elif name == frames.MAX_FRAME_SIZE:
                 if not frames.DEFAULT_FRAME_SIZE <= value <= frames.LARGEST_FRAME_SIZE:
                     raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a frame size out of bounds")
@@ -367,7 +378,9 @@ class Connection(asyncio.Protocol):
             elif name == frames.HEADER_TABLE_SIZE and value < frames.DEFAULT_TABLE_SIZE:
                 self._prefix = TABLE_SIZE_ZERO
         self.write(frames.frame(frames.SETTINGS, frames.ACK, 0))
-        self._unblock()
+        self.blocked.update(self.starved)
+        self.starved.clear()
+        self._may_unblock = True
 
     def _ping(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:
@@ -438,6 +451,7 @@ class Connection(asyncio.Protocol):
         """A stream has ended."""
         self.streams.pop(stream.id, None)
         self.blocked.pop(stream.id, None)
+        self.starved.pop(stream.id, None)
 
     # -- housekeeping -----------------------------------------------------------------------------------
     def drain(self) -> None:

@@ -13,11 +13,11 @@ class Patience:
         self._per_second = per_second
         self._seen_at = now
 
-    def try_once_more(self, now: float) -> bool:
-        """Take one out; False when none is left."""
+    def try_once_more(self, now: float, cost: float = 1.0) -> bool:
+        """Take one out, or what the thing costs; False when so much is not left."""
         self._left = min(self._most, self._left + (now - self._seen_at) * self._per_second)
         self._seen_at = now
-        if self._left < 1:
+        if self._left < cost:
             return False
-        self._left -= 1
+        self._left -= cost
         return True

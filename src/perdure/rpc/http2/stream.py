@@ -37,19 +37,19 @@ DEADLINE_EXCEEDED = ApiError(Code.DEADLINE_EXCEEDED, "context deadline exceeded"
 class Stream(ABC):
     """A call of one connection.
 
-    window: bytes that the client still takes on this stream. credit: bytes that it may still send. opened_at: the loop's time.
-    deadline: nanoseconds since the epoch, or None. remote_ended: the client has said all there is to say. is_open: False once the answer
-    is complete or nobody waits for it any more.
+    granted: bytes that the client takes on this stream beyond what it takes on every new one, less what was sent. credit: bytes that it may
+    still send. opened_at: the loop's time. deadline: nanoseconds since the epoch, or None. remote_ended: the client has said all there is
+    to say. is_open: False once the answer is complete or nobody waits for it any more.
     """
 
     __slots__ = (
-        "_call", "_connection", "_outgoing", "_started", "_task", "_trailers", "credit", "deadline", "empty_frames", "id", "is_open",
-        "opened_at", "remote_ended", "window",
+        "_call", "_connection", "_outgoing", "_started", "_task", "_trailers", "credit", "deadline", "empty_frames", "granted", "id",
+        "is_open", "opened_at", "remote_ended",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, stream_id: int, head: CallHead, deadline: int | None) -> None:
         self.id = stream_id
-        self.window = connection.stream_window
+        self.granted = 0
         self.credit = connection.credit
         self.opened_at = connection.heard_at
         self.deadline = deadline
@@ -105,11 +105,12 @@ class Stream(ABC):
         connection = self._connection
         while self._outgoing and self.is_open:
             data = self._outgoing[0]
-            size = min(len(data), connection.frame_size, self.window, connection.window)
+            window = self.granted + connection.stream_window
+            size = min(len(data), connection.frame_size, window, connection.window)
             if size <= 0 or connection.is_paused:
-                connection.blocked[self.id] = self
+                (connection.starved if window <= 0 else connection.blocked)[self.id] = self
                 return
-            self.window -= size
+            self.granted -= size
             connection.window -= size
             connection.unsent -= size
             connection.write(frame_head(size, DATA, 0, self.id) + data[:size])
@@ -253,7 +254,7 @@ class UnaryCall(Stream):
         size = PREFIX_BYTES + length
         if (
             size <= connection.frame_size
-            and size <= self.window
+            and size <= self.granted + connection.stream_window
             and size <= connection.window
             and not connection.is_paused
             and not connection.has_prefix
