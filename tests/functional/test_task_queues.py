@@ -19,6 +19,7 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from perdure.core.clock import SECOND
 from perdure.core.errors import ApiError, Code
+from perdure.store.protocol import StoreError
 from tests.support.activity_calls import schedule
 from tests.support.task_calls import STICKY, complete, complete_workflow, elapse, poll, sticky
 from tests.support.virtual_server import QUEUE, VirtualServer, on_virtual_server
@@ -112,6 +113,48 @@ def test_a_backlog_beyond_its_bound_is_lost_neither_in_memory_nor_by_a_restart()
         await work(25)
         assert seen == names
         assert (await describe(server)).stats.approximate_backlog_count == 0
+
+    on_virtual_server(test)
+
+
+@pytest.mark.parametrize("fails", ["find_ready", "read_journal"])
+def test_a_full_queue_is_filled_again_although_the_store_fails(fails: str) -> None:
+    """It asks once."""
+
+    async def test(server: VirtualServer) -> None:
+        server.core.matching.backlog_bound = 4
+        names = {f"w{number}" for number in range(12)}
+        for name in sorted(names):
+            await start(server, name)
+        await server.pass_time(1)
+        (partition,) = server.core.engine.partitions
+        partition.cache.limit = 1
+        partition.cache.trim()
+        (queue,) = (queue for queue in server.core.matching.queues.values() if queue.is_full)
+        kept = {task.key.business_id for task in queue.backlog_tasks()}
+        headers = await server.base.list_headers(server.core.namespaces.id_of("default") or "", "workflow")
+        turned_away = {header.uid for header in headers if header.business_id not in kept}
+        assert len(turned_away) == 8
+        read = getattr(server.base, fails)
+        failures = 0
+
+        async def fail_twice(first: Any, *more: Any) -> Any:
+            nonlocal failures
+            if (first in turned_away or fails == "find_ready") and failures < 2:
+                failures += 1
+                raise StoreError("the store is away")
+            return await read(first, *more)
+
+        setattr(server.base, fails, fail_twice)
+        seen: set[str] = set()
+        for _ in names:
+            task = await poll(server)
+            assert task.task_token, f"{names - seen} are lost"
+            seen.add(task.workflow_execution.workflow_id)
+            await complete(server, task, complete_workflow())
+            await server.pass_time(3)
+        assert failures == 2
+        assert seen == names
 
     on_virtual_server(test)
 

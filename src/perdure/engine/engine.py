@@ -13,6 +13,7 @@ from perdure.core.ids import IdSource
 from perdure.core.jobs import EffectJob
 from perdure.engine.live import AnyExecution, HistoryBatch
 from perdure.engine.partition import Decide, Partition
+from perdure.engine.rounds import Rounds
 from perdure.engine.tenure import Tenure
 from perdure.engine.upkeep import Upkeep, until
 from perdure.engine.waits import Waits
@@ -73,6 +74,7 @@ class Engine:
         self._unwritten_bytes = unwritten_bytes
         self._observer = observer
         self._upkeep: list[Upkeep] = []
+        self._rounds: list[Rounds] = []
         #: Called when a lease was lost to another server; this process can no longer serve.
         self.on_fenced: Callable[[], None] = lambda: None
 
@@ -95,6 +97,7 @@ class Engine:
             partition.writer.start()
             self.partitions.append(partition)
             self._upkeep.append(Upkeep(partition, self.store, lease, LEASE))
+            self._rounds.append(Rounds(partition, self.store))
 
     def _fenced(self) -> None:
         """One lost lease ends the whole server: somebody else owns the store now."""
@@ -167,6 +170,15 @@ class Engine:
     def read(self, key: ChainKey, run_id: str | None, *, trailing: bool = False) -> Coroutine[Any, Any, AnyExecution | None]:
         """See :meth:`Partition.read`."""
         return self.partition_of(key).read(key, run_id or None, trailing=trailing)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Run something in the background that concerns all partitions; it ends with the engine."""
+        self.partitions[0].spawn(coroutine)
+
+    async def go_round(self, visit: Callable[[AnyExecution], None], is_enough: Callable[[], bool]) -> None:
+        """Visit the executions that have work to hand out, in all partitions, until it is enough. See :meth:`Rounds.go`."""
+        for rounds in self._rounds:
+            await rounds.go(visit, is_enough)
 
     def check_tenure(self, key: ChainKey) -> None:
         """For answers that are put together from what was read earlier. Raises ApiError UNAVAILABLE when the owner may be another."""
