@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from temporalio.api.command.v1 import Command, StartTimerCommandAttributes
@@ -11,6 +12,9 @@ from temporalio.api.enums.v1 import CommandType, EventType
 
 from perdure.core.clock import HOUR, MINUTE, NOTICED_WITHIN, SECOND, to_duration
 from perdure.core.limits import Limits
+from perdure.core.step import Step
+from perdure.engine.partition import FAILED_JOB_RETRY
+from perdure.features.workflow.jobs import FireTimer
 from perdure.store.protocol import Header
 from perdure.testing.faulty_store import StoreFaults
 from tests.support.virtual_server import WORKFLOW_ID, VirtualServer, on_virtual_server
@@ -23,12 +27,12 @@ def start_timer(seconds: float) -> Command:
     )
 
 
-def evict_all(server: VirtualServer) -> None:
+def evict_all(server: VirtualServer, *, all_of_them: bool = True) -> None:
     for partition in server.core.engine.partitions:
         partition.cache.limit, limit = 0, partition.cache.limit
         partition.cache.trim()
         partition.cache.limit = limit
-        assert not len(partition.cache)
+        assert not all_of_them or not len(partition.cache)
 
 
 async def stored(server: VirtualServer) -> Sequence[Header]:
@@ -121,3 +125,34 @@ def test_the_clock_steps_back_while_something_due_is_put_off(step: int) -> None:
         assert await has_fired(server)
 
     on_virtual_server(test, limits=Limits(unwritten_bytes=500_000))
+
+
+@pytest.mark.parametrize("has_recorded", [False, True], ids=["before it recorded anything", "half-way"])
+def test_a_decision_that_failed_is_tried_again(has_recorded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug, as it were."""
+    failures = 0
+    decide = FireTimer.decide
+
+    def fail_at_first(job: FireTimer, step: Step[Any, Any]) -> None:
+        nonlocal failures
+        failures += 1
+        if failures > 2:
+            decide(job, step)
+            return
+        if has_recorded:
+            decide(job, step)
+        raise RuntimeError("planted")
+
+    async def test(server: VirtualServer) -> None:
+        monkeypatch.setattr(FireTimer, "decide", fail_at_first)
+        await server.start_workflow()
+        await server.decide(start_timer(60))
+        await server.pass_time(60.5)
+        evict_all(server, all_of_them=has_recorded)
+        await server.pass_time(FAILED_JOB_RETRY / SECOND)
+        assert failures == 2
+        await server.pass_time(FAILED_JOB_RETRY / SECOND)
+        assert failures == 3
+        assert await has_fired(server)
+
+    on_virtual_server(test)

@@ -87,6 +87,17 @@ class Agenda:
         else:
             self._perform(execution, job)
 
+    def retry(self, execution: AnyExecution, job: PureJob, after: int) -> None:
+        """Perform a job again that could not be decided, so many nanoseconds later; the execution stays in memory until then."""
+
+        def again() -> None:
+            execution.pins -= 1
+            self._due(execution, job)
+
+        execution.pins += 1
+        execution.scheduled.add(job)
+        self._clock.call_at(self._clock.now() + after, again)
+
     def _try_again(self) -> None:
         put_off, self._put_off = self._put_off, []
         now = self._clock.now()

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from perdure.core.clock import Clock
+from perdure.core.clock import SECOND, Clock
 from perdure.core.errors import ApiError
 from perdure.core.execution import ChainKey, Kind, RunKey, all_jobs
 from perdure.core.ids import IdSource
@@ -36,7 +36,7 @@ SNAPSHOT_ROWS = 64
 """An execution that leaves memory with so many journal rows since its last snapshot gets a new one. Folding a row costs about as much as
 decoding a hundredth of a state."""
 
-FAILED_JOB_RETRY_SECONDS = 10.0
+FAILED_JOB_RETRY = 10 * SECOND
 """A job whose decision fails is a bug of ours; it is tried again so much later, in case the state has moved on."""
 
 
@@ -204,7 +204,9 @@ class Partition:
         except Exception:
             log.exception("%s of %s failed", type(job).__name__, execution.key)
             # Its records, if any, are undone by a reload; that would try again at once, and for ever.
-            self._undo(transaction, reload_after=FAILED_JOB_RETRY_SECONDS)
+            self._undo(transaction, reload_after=FAILED_JOB_RETRY / SECOND)
+            if not execution.dropped:
+                self._agenda.retry(execution, job, FAILED_JOB_RETRY)
         finally:
             transaction.close()
 
