@@ -13,8 +13,9 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflow.v1 import PendingActivityInfo
 from temporalio.api.workflowservice import v1 as service
 
+from perdure.engine.partition import SNAPSHOT_ROWS
 from perdure.features.workflow.activity.pending import pending_activity_info
-from tests.support.activity_calls import EXECUTION, complete, control, fail, failure, heartbeat, refusal, schedule, seconds
+from tests.support.activity_calls import EXECUTION, complete, control, fail, failure, heartbeat, refusal, schedule, seconds, signal
 from tests.support.virtual_server import WORKFLOW_ID, VirtualServer, on_virtual_server, payloads
 
 SLOW = RetryPolicy(initial_interval=seconds(600), maximum_interval=seconds(6000))
@@ -122,6 +123,28 @@ def test_taking_the_details_from_a_running_attempt_does_not_time_it_out() -> Non
         await control(server, "UnpauseActivity", reset_heartbeat=True)
         await server.pass_time(3)
         await complete(server, task)
+
+    on_virtual_server(test)
+
+
+def test_details_that_were_taken_do_not_come_back_with_a_snapshot() -> None:
+    """A snapshot holds the details of its time."""
+
+    async def test(server: VirtualServer) -> None:
+        await begin(server, retry_policy=SLOW)
+        first = await server.activity_task()
+        await heartbeat(server, first, payloads("1"))
+        await fail(server, first)
+        for _ in range(SNAPSHOT_ROWS):
+            await signal(server)
+        (partition,) = server.core.engine.partitions
+        partition.cache.limit = 1
+        partition.cache.trim()
+        await control(server, "PauseActivity")
+        await control(server, "UnpauseActivity", reset_heartbeat=True)
+        assert not len(partition.cache)
+        assert not (await shown(server)).HasField("heartbeat_details")
+        assert not (await server.activity_task()).HasField("heartbeat_details")
 
     on_virtual_server(test)
 

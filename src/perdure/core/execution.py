@@ -99,6 +99,10 @@ class Kind(Protocol[S, V]):
         """Take over side data that was overwritten in place (heartbeats)."""
         ...
 
+    def clear_side(self, state: S) -> None:
+        """Forget all side data: a snapshot holds that of its time, and some may have been deleted since."""
+        ...
+
     def parts(self, state: S) -> Iterable[Part]:
         """Every part that may imply jobs."""
         ...

@@ -135,6 +135,8 @@ class Loader:
                 await asyncio.sleep(0)
             execution.sequence = row.sequence
             execution.remember(row, self._tail_bytes)
+        if snapshot is not None:
+            kind.clear_side(state)
         for side in await self._store.read_side(header.uid):
             kind.apply_side(state, side.name, side.data, untouched)
         execution.durable_event_id = kind.next_event_id(state) - 1

@@ -307,6 +307,8 @@ class Partition:
     def _evict(self, execution: AnyExecution) -> None:
         """Let go of an idle execution: its header must lead back to it exactly."""
         execution.dropped = True
+        if self.recorder.inspector is not None and not self.writer.is_fenced and not self.tenure.is_over:
+            self.recorder.inspector.evicted(execution)
         jobs = all_jobs(execution.kind, execution.state)
         # Work that has been handed out waits for a worker, not for its time: that has come.
         handed_out = {job for job in jobs if isinstance(job, EffectJob) and job not in execution.scheduled}

@@ -35,6 +35,10 @@ class Inspector(Protocol):
         """An execution came into memory."""
         ...
 
+    def evicted(self, execution: AnyExecution) -> None:
+        """An execution is about to leave memory; all of it is durable."""
+        ...
+
     def forked(self, execution: AnyExecution, rows: Sequence[JournalRow]) -> None:
         """An execution was created whose journal begins with rows of another one's; its first step follows."""
         ...

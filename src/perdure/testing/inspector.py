@@ -37,6 +37,8 @@ class Inspector:
         self.failures: list[str] = []
         self.steps = 0
         self._shadows: dict[int, _Shadow] = {}
+        #: What has left memory and has not changed since: (sequence, state).
+        self._evicted: dict[int, tuple[int, bytes]] = {}
 
     def attach(self, engine: Engine) -> None:
         """Look at every step of this engine from now on; it must have been started."""
@@ -49,12 +51,19 @@ class Inspector:
             raise AssertionError(f"{len(self.failures)} broken invariants, the first of them:\n" + "\n".join(self.failures[:5]))
 
     def loaded(self, execution: AnyExecution) -> None:
-        """An execution came into memory: its state is the fold of its journal."""
+        """An execution came into memory: its state is the fold of its journal, and what it was when it left."""
         kind = execution.kind
+        sequence, left = self._evicted.pop(execution.uid, (-1, b""))
+        if sequence == execution.sequence:
+            self._compare(execution, kind.decode_state(left), "what was read back is not what left memory")
         copy = kind.decode_state(kind.encode_state(execution.state))
         self._compare(execution, copy, "a snapshot does not bring back the state")
         self._shadows[execution.uid] = _Shadow(execution, copy, None)
         self._look_at_header(execution, set(all_jobs(kind, execution.state)))
+
+    def evicted(self, execution: AnyExecution) -> None:
+        """An execution is about to leave memory; whoever loads it has to find the same state."""
+        self._evicted[execution.uid] = (execution.sequence, execution.kind.encode_state(execution.state))
 
     def forked(self, execution: AnyExecution, rows: Sequence[JournalRow]) -> None:
         """An execution begins with rows of another one's journal."""
@@ -65,6 +74,7 @@ class Inspector:
     def stepped(self, execution: AnyExecution, row: JournalRow | None, side: Mapping[str, bytes | None]) -> None:
         """A step was applied. row: what it adds to the journal."""
         self.steps += 1
+        self._evicted.pop(execution.uid, None)
         kind = execution.kind
         shadow = self._shadows.get(execution.uid)
         if shadow is None or shadow.execution is not execution:

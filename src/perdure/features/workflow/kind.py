@@ -14,7 +14,7 @@ from perdure.core.limits import Limits
 from perdure.core.records import Note, NoteCodec
 from perdure.features.namespace.registry import NamespaceRegistry
 from perdure.features.workflow import notes
-from perdure.features.workflow.activity.lifecycle import apply_heartbeat
+from perdure.features.workflow.activity.lifecycle import apply_heartbeat, clear_heartbeats
 from perdure.features.workflow.registry import EVENT_APPLIERS, NOTE_APPLIERS, NUMBERED
 from perdure.features.workflow.state import WorkflowState, WorkflowVolatile
 from perdure.features.workflow.step import WorkflowStep
@@ -72,6 +72,9 @@ class WorkflowKind:
 
     def apply_side(self, state: WorkflowState, name: str, data: bytes | None, touch: Touch) -> None:
         apply_heartbeat(state, name, data, touch)
+
+    def clear_side(self, state: WorkflowState) -> None:
+        clear_heartbeats(state)
 
     def parts(self, state: WorkflowState) -> Iterable[Part]:
         return state.parts()

@@ -106,6 +106,13 @@ def apply_heartbeat(state: WorkflowState, name: str, data: bytes | None, touch: 
     activity.heartbeat_details = beat.details
 
 
+def clear_heartbeats(state: WorkflowState) -> None:
+    """Forget the side data of all activities."""
+    for activity in state.activities.values():
+        activity.heartbeat_at = 0
+        activity.heartbeat_details = None
+
+
 # -- ending -------------------------------------------------------------------------------------------------------
 def complete_activity(
     step: WorkflowStep, activity: Activity, result: Payloads | None, identity: str, worker_version: WorkerVersionStamp | None = None
