@@ -8,10 +8,12 @@ from typing import Any
 
 import nexusrpc.handler
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from temporalio import workflow
-from temporalio.api.common.v1 import Priority, WorkerVersionCapabilities, WorkflowType
+from temporalio.api.common.v1 import Priority, WorkerVersionCapabilities, WorkflowExecution, WorkflowType
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue, TaskQueueMetadata
+from temporalio.api.workflow.v1 import WorkflowExecutionOptions
 from temporalio.api.workflowservice import v1 as service
 from temporalio.client import Client
 from temporalio.service import RPCError
@@ -51,6 +53,30 @@ def test_urgent_workflows_go_first_and_tenants_share() -> None:
         await start(server, "heavy-1", fairness_key="heavy", fairness_weight=10)
         order = [(await poll(server)).workflow_execution.workflow_id for _ in range(8)]
         assert order == ["urgent", "heavy-0", "heavy-1", "big-0", "small-0", "big-1", "big-2", "big-3"]
+
+    on_virtual_server(test)
+
+
+async def prioritize(server: VirtualServer, workflow_id: str, priority_key: int) -> None:
+    request = service.UpdateWorkflowExecutionOptionsRequest(
+        namespace="default", workflow_execution=WorkflowExecution(workflow_id=workflow_id),
+        workflow_execution_options=WorkflowExecutionOptions(priority=Priority(priority_key=priority_key)),
+        update_mask=FieldMask(paths=["priority"]),
+    )  # fmt: skip
+    await server.call("UpdateWorkflowExecutionOptions", request)
+
+
+def test_a_task_that_waits_moves_to_its_new_priority() -> None:
+    async def test(server: VirtualServer) -> None:
+        for name in ("one", "two", "three"):
+            await start(server, name)
+        await prioritize(server, "three", 1)
+        await prioritize(server, "one", 5)
+        await prioritize(server, "one", 5)
+        order = [(await poll(server)).workflow_execution.workflow_id for _ in range(3)]
+        assert order == ["three", "two", "one"]
+        assert not (await poll(server, timeout=2)).task_token
+        assert (await describe(server)).stats.approximate_backlog_count == 0
 
     on_virtual_server(test)
 

@@ -279,6 +279,28 @@ def test_nothing_follows_the_close() -> None:
     on_virtual_server(test)
 
 
+@pytest.mark.parametrize("is_retry", [False, True])
+def test_a_run_that_tries_again_to_close_lets_no_signal_in(is_retry: bool) -> None:
+    """Otherwise a run that is signaled all the time could never end. is_retry: the task that was refused was not the first attempt."""
+
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        if is_retry:
+            await fail(server, await poll(server))
+        task = await poll(server)
+        await signal(server)
+        with pytest.raises(ApiError, match="UnhandledCommand"):
+            await complete(server, task, complete_workflow())
+        again = await poll(server)
+        with pytest.raises(ApiError, match="workflow is closing") as refused:
+            await signal(server)
+        assert refused.value.code == Code.RESOURCE_EXHAUSTED
+        await complete(server, again, complete_workflow())
+        assert (await types(server))[-1] == "WORKFLOW_EXECUTION_COMPLETED"
+
+    on_virtual_server(test)
+
+
 def test_a_client_that_is_gone_takes_no_task() -> None:
     async def test(server: VirtualServer) -> None:
         request = service.PollWorkflowTaskQueueRequest(namespace="default", task_queue=QUEUE, identity="gone")

@@ -13,7 +13,7 @@ from temporalio.api.command.v1 import (
     ContinueAsNewWorkflowExecutionCommandAttributes,
 )
 from temporalio.api.common.v1 import Callback, WorkflowExecution, WorkflowType
-from temporalio.api.enums.v1 import CommandType, SuggestContinueAsNewReason
+from temporalio.api.enums.v1 import CommandType, EventType, SuggestContinueAsNewReason
 from temporalio.api.errordetails.v1 import MultiOperationExecutionFailure
 from temporalio.api.protocol.v1 import Message
 from temporalio.api.workflowservice.v1 import (
@@ -360,7 +360,16 @@ def test_completion_callbacks_are_kept() -> None:
             await call
         describe = DescribeWorkflowExecutionRequest(namespace="default", execution=WorkflowExecution(workflow_id=WORKFLOW_ID))
         for _ in range(2):
-            infos = (await server.call("DescribeWorkflowExecution", describe)).callbacks
+            described = await server.call("DescribeWorkflowExecution", describe)
+            ids = described.workflow_extended_info.request_id_infos
+            assert {n: (ids[n].event_type, ids[n].buffered) for n in ("first", "second", "third")} == {
+                "first": (EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED, False),
+                "second": (EventType.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED, False),
+                "third": (EventType.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED, False),
+            }
+            history = {event.event_id: event for event in await server.history()}
+            assert all(history[ids[n].event_id].event_type == ids[n].event_type for n in ("first", "second", "third"))
+            infos = described.callbacks
             assert [(info.request_id, info.callback.nexus.url) for info in infos] == [
                 (n, f"http://{n}/") for n in ("first", "second", "third")
             ]

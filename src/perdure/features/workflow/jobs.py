@@ -11,10 +11,12 @@ if TYPE_CHECKING:
 
 
 class DispatchWorkflowTask(EffectJob, frozen=True):
-    """Hand the scheduled workflow task to its queue."""
+    """Hand the scheduled workflow task to its queue. stamp: tells it from the same task as it was handed over before, with another
+    priority."""
 
     scheduled_event_id: int
     attempt: int
+    stamp: int
 
     def part(self, state: WorkflowState) -> Part | None:
         return state.task

@@ -83,7 +83,8 @@ class WorkflowTask(msgspec.Struct, gc=False):
     attempt: of the present or next task; more than 1 makes it transient. sticky: it was scheduled to the sticky queue, whose worker has
     until schedule_to_start_deadline to take it. last_started_event_id: of the last completed task (what the worker has seen).
     last_failure_cause, last_failure: of the latest failure since the last completed task; timed_out: the latest task was not answered in
-    time. problems: how many counted attempts have failed or timed out since; alike: how many in a row in the same way.
+    time. problems: how many counted attempts have failed or timed out since; alike: how many in a row in the same way. stamp: grows with
+    everything that makes an earlier dispatch stale.
     """
 
     status: TaskStatus = TaskStatus.NONE
@@ -107,6 +108,7 @@ class WorkflowTask(msgspec.Struct, gc=False):
     timed_out: bool = False
     problems: int = 0
     alike: int = 0
+    stamp: int = 0
 
     @property
     def is_pending(self) -> bool:
@@ -129,7 +131,7 @@ class WorkflowTask(msgspec.Struct, gc=False):
         if not state.is_open:
             return
         if self.is_scheduled:
-            yield DispatchWorkflowTask(0, self.scheduled_event_id, self.attempt)
+            yield DispatchWorkflowTask(0, self.scheduled_event_id, self.attempt, self.stamp)
             if self.schedule_to_start_deadline:
                 yield WorkflowTaskTimeout(self.schedule_to_start_deadline, self.scheduled_event_id, self.attempt, False)
         elif self.is_started:

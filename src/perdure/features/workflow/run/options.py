@@ -42,23 +42,33 @@ def check_callback_count(step: WorkflowStep, callbacks: Sequence[Callback]) -> N
 def _options_updated(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     attributes = event.workflow_execution_options_updated_event_attributes
     keep_callbacks(state, event, attributes.attached_completion_callbacks, attributes.attached_request_id)
-    if attributes.attached_request_id:
-        state.request_ids[attributes.attached_request_id] = (OPTIONS_UPDATED, 0)
+    for request_id in _request_ids(event):
+        state.request_ids[request_id] = (OPTIONS_UPDATED, 0)
     if attributes.unset_versioning_override:
         state.versioning_override = None
     if attributes.HasField("versioning_override"):
         state.versioning_override = attributes.versioning_override
         state.was_overridden = True
-    if attributes.HasField("priority"):
+    if attributes.HasField("priority") and attributes.priority != state.priority:
         state.priority.CopyFrom(attributes.priority)
+        if state.task.is_scheduled:
+            # It waits at the place that its old priority gave it.
+            state.task.stamp += 1
+            touch(state.task)
     apply_update_options(state, event)
 
 
 @numbered(OPTIONS_UPDATED)
 def _options_numbered(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
-    request_id = event.workflow_execution_options_updated_event_attributes.attached_request_id
-    if request_id:
+    for request_id in _request_ids(event):
         state.request_ids[request_id] = (OPTIONS_UPDATED, event.event_id)
+
+
+def _request_ids(event: HistoryEvent) -> list[str]:
+    """Of the requests that the event attached something for, to the run or to an update."""
+    attributes = event.workflow_execution_options_updated_event_attributes
+    attached = [attributes.attached_request_id, *(option.attached_request_id for option in attributes.workflow_update_options)]
+    return [request_id for request_id in attached if request_id]
 
 
 def keep_callbacks(state: WorkflowState, event: HistoryEvent, callbacks: Sequence[Callback], request_id: str) -> None:

@@ -51,6 +51,9 @@ RESETS_ATTEMPT = (
     WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_PAUSE_REQUESTED_BEFORE_TASK_STARTED,
 )
 
+CLOSE_REFUSED = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND
+"""The worker wanted to end the run, but something had come in that it had not seen. While it tries again, no more is let in."""
+
 
 # -- scheduling ------------------------------------------------------------------------------------------
 def schedule_task(step: WorkflowStep, *, original_scheduled_at: int = 0) -> None:
@@ -324,8 +327,7 @@ def _failed(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
         state.task.attempt = 1
     else:
         count_failure(state.task, attributes.cause, attributes.failure if attributes.HasField("failure") else None)
-    if attributes.cause == WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND:
-        state.close_attempted = True
+    state.close_attempted = attributes.cause == CLOSE_REFUSED
 
 
 @applies(EventType.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT)
@@ -350,6 +352,7 @@ def _transient_failed(state: WorkflowState, note: notes.TransientTaskFailed, tou
         state.task.attempt = 1
     else:
         count_failure(state.task, note.cause, note.failure)
+    state.close_attempted = note.cause == CLOSE_REFUSED
 
 
 @applies(EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)

@@ -174,7 +174,7 @@ def _record_callbacks(step: WorkflowStep, update_id: str, request_id: str, callb
 
 
 def apply_update_options(state: WorkflowState, event: HistoryEvent) -> None:
-    """What an OPTIONS_UPDATED event says about updates."""
+    """What an OPTIONS_UPDATED event says about updates. Their request ids get its event id when it has one."""
     for option in event.workflow_execution_options_updated_event_attributes.workflow_update_options:
         _keep_callbacks(state, event, option.update_id, option.attached_request_id, option.attached_completion_callbacks)
 
