@@ -173,8 +173,7 @@ def _fail_task(step: WorkflowStep, reason: str, plan: ResetPlan) -> None:
 def _reset(state: WorkflowState, note: notes.RunReset, touch: Touch) -> None:
     """The run begins now: what it did before is history, and none of it is under way."""
     state.reset_origin = ResetOrigin(note.at, state.start_at, note.base_run_id, note.last_event_id, note.request_id)
-    backoff = duration_ns(state.started.first_workflow_task_backoff)
-    state.start_at, state.execution_at = note.at, note.at + backoff
+    state.start_at = state.execution_at = note.at
     state.first_task_pending = False
     execution_timeout = duration_ns(state.started.workflow_execution_timeout)
     run_timeout = duration_ns(state.started.workflow_run_timeout)

@@ -46,10 +46,16 @@ def after_failure(step: WorkflowStep, failure: Failure) -> tuple[NextRun | None,
 
 def after_success(step: WorkflowStep) -> NextRun | None:
     """The next run of a cron schedule, None without one."""
-    interval = cron_backoff(step.state.started.cron_schedule, step.state.execution_at, step.now)
+    interval = cron_backoff(step.state.started.cron_schedule, _due_at(step.state), step.now)
     if interval is None:
         return None
     return NextRun(step.ids.run_id(step.now), Initiator.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE, interval)
+
+
+def _due_at(state: WorkflowState) -> int:
+    """When the run was to begin by its schedule. A reset, which may come at any time, does not move the schedule."""
+    origin = state.reset_origin
+    return state.execution_at if origin is None else origin.started_at + duration_ns(state.started.first_workflow_task_backoff)
 
 
 def workflow_retry(state: WorkflowState, failure: Failure, now: int) -> tuple[int | None, RetryState.ValueType]:

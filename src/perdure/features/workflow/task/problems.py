@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from temporalio.api.enums.v1 import RetryState
 from temporalio.api.failure.v1 import ApplicationFailureInfo, Failure
 from temporalio.api.history.v1 import WorkflowExecutionFailedEventAttributes
 
@@ -14,7 +13,8 @@ from perdure.core.poison_policy import NAMESPACE_KEY, PoisonRule, parse_poison_p
 from perdure.features.workflow import notes
 from perdure.features.workflow.failures import cause_name
 from perdure.features.workflow.registry import applies_note
-from perdure.features.workflow.run.closing import SERVER_IDENTITY, close
+from perdure.features.workflow.run.closing import SERVER_IDENTITY, close, last_result
+from perdure.features.workflow.run.new_run import after_failure, begin_again
 from perdure.features.workflow.run.pause import pause
 from perdure.features.workflow.state import WorkflowState, WorkflowTask
 from perdure.features.workflow.step import WorkflowStep
@@ -42,8 +42,16 @@ def handle_problem(step: WorkflowStep) -> None:
     if rule.action == "pause":
         pause(step, identity=SERVER_IDENTITY, reason=_summary(task)[:LONGEST_REASON], request_id="")
     else:
-        retry_state = RetryState.RETRY_STATE_NON_RETRYABLE_FAILURE
-        close(step, WorkflowExecutionFailedEventAttributes(failure=_failure(task), retry_state=retry_state))
+        _fail_run(step, _failure(task))
+
+
+def _fail_run(step: WorkflowStep, failure: Failure) -> None:
+    """End the run. No retry policy has the same thing done again; a cron schedule goes on, as after any failed run."""
+    next_run, retry_state = after_failure(step, failure)
+    new_run_id = next_run.run_id if next_run is not None else ""
+    close(step, WorkflowExecutionFailedEventAttributes(failure=failure, retry_state=retry_state, new_execution_run_id=new_run_id))
+    if next_run is not None:
+        begin_again(step, next_run, last_result(step.state), failure)
 
 
 def _rule(step: WorkflowStep) -> PoisonRule:
