@@ -192,6 +192,45 @@ def test_changed_options_are_in_force_at_once() -> None:
     on_virtual_server(test)
 
 
+@pytest.mark.parametrize(("limit", "attempts"), [(30, 3), (300, 30), (10, 1)])
+def test_retries_go_on_for_as_long_as_the_changed_timeout_says(limit: int, attempts: int) -> None:
+    """One every ten seconds; the activity was scheduled with half a minute."""
+
+    async def test(server: VirtualServer) -> None:
+        every_ten_seconds = RetryPolicy(initial_interval=seconds(10), backoff_coefficient=1)
+        await begin(server, retry_policy=every_ten_seconds, schedule_to_close_timeout=seconds(35))
+        change = ActivityOptions(schedule_to_close_timeout=seconds(limit + 5))
+        mask = FieldMask(paths=["schedule_to_close_timeout"])
+        await control(server, "UpdateActivityOptions", activity_options=change, update_mask=mask)
+        taken = 0
+        while (task := await server.activity_task(20)).task_token:
+            taken += 1
+            await fail(server, task)
+        assert taken == attempts + 1
+        types = [event.event_type for event in await server.history()]
+        assert types[-2] == EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED, "it ended at once, with its last failure"
+
+    on_virtual_server(test)
+
+
+@pytest.mark.parametrize("ends", ["activity", "run"])
+def test_a_run_is_found_by_a_paused_activity_only_while_that_waits(ends: str) -> None:
+    async def test(server: VirtualServer) -> None:
+        await begin(server)
+        task = await server.activity_task()
+        await control(server, "PauseActivity", request_id="p")
+        assert "property:activityType=Activity" in (await server.state()).search_attributes_json
+        if ends == "activity":
+            await complete(server, task)
+        else:
+            request = service.TerminateWorkflowExecutionRequest(namespace="default", workflow_execution=EXECUTION)
+            await server.call("TerminateWorkflowExecution", request)
+        await server.restart()
+        assert "property:activityType=Activity" not in (await server.state()).search_attributes_json
+
+    on_virtual_server(test)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

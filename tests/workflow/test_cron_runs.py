@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from temporalio.api.enums.v1 import RetryState
 
@@ -23,7 +25,7 @@ async def next_task(server: VirtualServer) -> Task:
 @pytest.mark.parametrize("has_policy", [False, True])
 def test_the_run_after_a_poisoned_one_comes_on_time(has_policy: bool) -> None:
     async def test(server: VirtualServer) -> None:
-        more = {"retry_policy": {"maximum_attempts": 5}} if has_policy else {}
+        more: dict[str, Any] = {"retry_policy": {"maximum_attempts": 5}} if has_policy else {}
         run_id = await server.start_workflow(cron_schedule="0 * * * *", **more)
         await fail(server, await next_task(server))
         closed = (await history(server, run_id))[-1].workflow_execution_failed_event_attributes

@@ -90,8 +90,8 @@ class Activity(msgspec.Struct):
 
     @property
     def expires_at(self) -> int:
-        """No attempt is scheduled beyond this time; 0 for no bound. A later change of the timeout does not move it."""
-        timeout = duration_ns(self.attributes.schedule_to_close_timeout)
+        """No attempt is scheduled beyond this time; 0 for no bound."""
+        timeout = duration_ns(self.settings.schedule_to_close_timeout)
         return self.first_scheduled_at + timeout if timeout else 0
 
     def timeouts(self) -> list[tuple[int, int]]:

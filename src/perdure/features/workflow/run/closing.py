@@ -24,6 +24,7 @@ from perdure.features.workflow.jobs import RunTimeout
 from perdure.features.workflow.registry import applies, command
 from perdure.features.workflow.run.builds import end_reset_points
 from perdure.features.workflow.run.new_run import NextRun, after_failure, after_success, begin_again
+from perdure.features.workflow.run.pause_info import forget_paused_activities
 from perdure.features.workflow.state import Status, WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.lifecycle import fail_task
@@ -68,6 +69,7 @@ def _closed(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
         state.unreported = event
     for child in state.children.values():
         touch(child)
+    forget_paused_activities(state)
     touch(state)
 
 

@@ -20,8 +20,17 @@ def pause_or_free(state: WorkflowState, activity: Activity, pause: ActivityPause
 
 
 def forget_paused(state: WorkflowState, activity: Activity) -> None:
-    """An activity has ended. What the run is found by stays until something else of it is paused or goes on."""
-    _count_out(state, activity)
+    """An activity has ended; the run is not found by it any more."""
+    if activity.pause is not None:
+        _count_out(state, activity)
+        refresh_pause_info(state)
+
+
+def forget_paused_activities(state: WorkflowState) -> None:
+    """The run has closed, and none of its activities waits any more. That the run itself was on hold stays, as on the official server."""
+    if state.paused_types:
+        state.paused_types = {}
+        refresh_pause_info(state)
 
 
 def refresh_pause_info(state: WorkflowState) -> None:
