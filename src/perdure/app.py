@@ -80,7 +80,7 @@ class Core:
             store, kinds, clock, ids, owner=owner, partitions=settings.partitions, cache_bytes=settings.cache_size_bytes,
             unwritten_bytes=settings.limits.unwritten_bytes, standby=settings.standby, observer=metrics,
         )  # fmt: skip
-        self.matching = Matching(clock)
+        self.matching = Matching(clock, priority_levels=settings.limits.priority_levels)
         self._settling: asyncio.Task[None] | None = None
         registry.before_render.append(lambda: metrics.show_cache(partition.cache for partition in self.engine.partitions))
         TaskQueueMetrics(metrics, registry, self.matching, self.namespaces)

@@ -13,7 +13,7 @@ from temporalio import activity, workflow
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import PollWorkflowTaskQueueRequest
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
-from temporalio.common import RetryPolicy
+from temporalio.common import RetryPolicy, WorkflowIDConflictPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
@@ -24,6 +24,7 @@ from tests.support.waiting import until
 
 QUEUE = "measured"
 SHORT = timedelta(seconds=1)
+TERMINATE = WorkflowIDConflictPolicy.TERMINATE_EXISTING
 LONG = timedelta(seconds=30)
 
 ONLY_IN_TROUBLE = {"service_errors", "service_errors_resource_exhausted", "persistence_errors"}
@@ -163,3 +164,15 @@ async def test_every_metric_is_fed(measured_server: Server) -> None:
     labels = {"namespace": "default", "taskqueue": "nobody polls this", "task_type": "Workflow"}
     assert value(text, "approximate_backlog_count", **labels) == 1
     assert value(text, "approximate_backlog_age_seconds", **labels) > 0
+
+
+async def test_queues_that_nobody_uses_any_more_leave_the_metrics(measured_server: Server) -> None:
+    matching, registry = measured_server.core.matching, measured_server.core.registry
+    client = await Client.connect(measured_server.grpc_address)
+    for number in range(300):
+        await client.start_workflow(Measured.run, "waits", id="same", task_queue=f"own-{number}", id_conflict_policy=TERMINATE)
+    await client.get_workflow_handle("same").terminate()
+    assert registry.render().count("no_poller_tasks{") == 300
+    for key in list(matching.queues):
+        matching.unload(key)
+    assert "own-" not in "".join(line for line in registry.render().splitlines() if "workflow_" not in line)

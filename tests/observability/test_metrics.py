@@ -12,7 +12,7 @@ from temporalio.api.errordetails.v1 import ResourceExhaustedFailure
 
 from perdure.core import errors
 from perdure.core.errors import ApiError, Code
-from perdure.observability.metrics import Registry
+from perdure.observability.metrics import MOST_CHILDREN, OTHER, Registry
 from perdure.observability.rpc_metrics import RpcMetrics, error_type
 from perdure.observability.server_metrics import ServerMetrics
 
@@ -82,6 +82,16 @@ def test_gauges_are_asked_when_they_are_shown() -> None:
     registry.before_render.append(lambda: other.inc(10))
     assert value(registry, "size") == 1
     assert samples(registry) == {("size", frozenset()): 2, ("other", frozenset()): 20}
+
+
+def test_names_that_users_choose_are_bounded() -> None:
+    registry = Registry()
+    family = registry.counter("plain", "Help.", "namespace", "taskqueue")
+    for number in range(3 * MOST_CHILDREN):
+        family.labels("default", f"queue-{number}").inc()
+    assert value(registry, "plain", namespace="default", taskqueue="queue-0") == 1
+    assert value(registry, "plain", namespace="default", taskqueue=OTHER) == 2 * MOST_CHILDREN
+    assert len(samples(registry)) == MOST_CHILDREN + 1
 
 
 def test_mistakes_are_refused() -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.core.clock import MILLISECOND, SECOND
+from perdure.core.clock import MILLISECOND, SECOND, SystemClock
 from perdure.core.execution import RunKey
-from perdure.matching.backlog import Backlog, Rate, Task
+from perdure.core.jobs import EffectJob
+from perdure.matching.backlog import Backlog, QueueKey, Rate, Task
+from perdure.matching.matching import Matching
+from perdure.matching.pollers import NOTHING_SAID, Poller
 from perdure.matching.rate_limit import RateLimit
 
 Spec = tuple[int, str, float]
@@ -92,6 +98,61 @@ def test_what_does_not_fit_is_given_back_and_is_not_urgent(specs: list[Spec], bo
     assert len(kept) + len(spilled) == len(specs)
     if spilled:
         assert len(kept) == bound
+
+
+def promised(number: int, added_at: int, priority: int) -> Task:
+    return Task(RunKey("n", "workflow", str(number), "run"), EffectJob(0), added_at, priority=priority)
+
+
+@given(st.lists(st.one_of(st.none(), st.tuples(st.integers(0, 50), st.integers(1, 3))), max_size=150), st.integers(1, 40))
+def test_counts_and_ages_are_those_of_the_tasks(inputs: list[tuple[int, int] | None], bound: int) -> None:
+    """None takes a task out; one of the last that were taken comes back now and then."""
+    backlog, kept, taken = Backlog(bound), list[Task](), list[Task]()
+    for number, given_task in enumerate(inputs):
+        if given_task is None:
+            if (out := backlog.take()) is not None:
+                kept.remove(out)
+                taken.append(out)
+        else:
+            coming = taken.pop() if taken and number % 3 == 0 else promised(number, *given_task)
+            kept.append(coming)
+            if (spilled := backlog.add(coming)) is not None:
+                kept.remove(spilled)
+        assert backlog.waiting() == {
+            priority: (len(times), min(times))
+            for priority in (1, 2, 3)
+            if (times := [one.added_at for one in kept if one.priority == priority])
+        }
+
+
+def test_what_has_left_is_not_remembered_for_long() -> None:
+    backlog = Backlog(1000)
+    backlog.add(promised(0, 0, 3))
+    for number in range(1, 5000):
+        backlog.add(promised(number, number, 3))
+        backlog.take()
+    assert len(backlog._levels[3].ages) < 100  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_a_scaling_hint_does_not_look_at_the_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SystemClock()
+    queue = Matching(clock, priority_levels=5).queue(QueueKey("n", "q", 1))
+    for number in range(1000):
+        queue.add(promised(number, clock.now() - SECOND, 1 + number % 1000))
+
+    def walk(_: Backlog) -> Iterator[Task]:
+        raise AssertionError("somebody walks through the backlog")
+
+    monkeypatch.setattr(Backlog, "__iter__", walk)
+    poller = Poller("worker", asyncio.get_running_loop().create_future())
+    queue.wait(poller, NOTHING_SAID)
+    task = poller.future.result()
+    assert task is not None
+    assert queue.scaling_hint(task, 0) == 1
+    assert queue.backlog_age() >= SECOND
+    # Whatever number a priority has, there are five levels.
+    assert set(queue.added) == {1, 2, 3, 4, 5}
+    assert {priority: count for priority, (count, _) in queue.backlog_by_priority().items()} == {2: 1, 3: 1, 4: 1, 5: 996}
 
 
 def test_an_urgent_task_pushes_out_another() -> None:

@@ -207,6 +207,8 @@ class Limits:
     # Shorter than this, a client that polls for its result could come too late.
     namespace_retention_minimum_ns: int = _limit(HOUR, "system.namespaceMinRetentionLocal")
     global_namespace_retention_minimum_ns: int = _limit(DAY, "system.namespaceMinRetentionGlobal")
+    # Classes of urgency in a task queue; a task with a higher number belongs to the last one. Each has counters of its own.
+    priority_levels: int = _limit(5, "matching.priorityLevels")
     deployments_per_namespace: int = _limit(100, "matching.maxDeployments")
     versions_per_deployment: int = _limit(100, "matching.maxVersionsInDeployment")
     versions_per_task_queue: int = _limit(200, "matching.maxVersionsInTaskQueue")

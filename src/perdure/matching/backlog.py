@@ -53,6 +53,8 @@ class Task:
     fairness_weight: float = 1.0
     is_sync: bool = False
     turned_away: Callable[[], None] | None = None
+    #: Whether it is kept in a backlog.
+    is_kept: bool = False
 
 
 class Rate:
@@ -83,12 +85,18 @@ class Rate:
 
 
 class _Level:
-    """The tasks of one priority. heap: (pass, order of arrival, task)."""
+    """The tasks of one priority. heap: (pass, order of arrival, task). promised: how many of them have a job.
 
-    __slots__ = ("floor", "heap", "passes")
+    ages: (time of arrival, order, task) of those with a job, and of some that have gone: they are dropped when they come to the top, and
+    all at once when they are too many.
+    """
+
+    __slots__ = ("ages", "floor", "heap", "passes", "promised")
 
     def __init__(self) -> None:
         self.heap: list[tuple[float, int, Task]] = []
+        self.ages: list[tuple[int, int, Task]] = []
+        self.promised = 0
         self.passes: dict[str, float] = {}
         self.floor = 0.0
 
@@ -99,10 +107,35 @@ class _Level:
         heapq.heappush(self.heap, (position, order, task))
         if len(self.passes) > 2 * len(self.heap) + 64:
             self.passes = {key: position for key, position in self.passes.items() if position > self.floor}
+        if task.job is not None:
+            self.promised += 1
+            task.is_kept = True
+            heapq.heappush(self.ages, (task.added_at, order, task))
+            if len(self.ages) > 2 * self.promised + 64:
+                self.ages = [entry for entry in self.ages if entry[2].is_kept]
+                heapq.heapify(self.ages)
 
     def take(self) -> Task:
+        """The first in line."""
         self.floor, _, task = heapq.heappop(self.heap)
+        return self._let_go(task)
+
+    def spill(self) -> Task:
+        """One of the last in line."""
+        # The last entry of a heap is a leaf: taking it away leaves a heap.
+        return self._let_go(self.heap.pop()[2])
+
+    def _let_go(self, task: Task) -> Task:
+        if task.job is not None:
+            self.promised -= 1
+            task.is_kept = False
         return task
+
+    def oldest_at(self) -> int | None:
+        ages = self.ages
+        while ages and not ages[0][2].is_kept:
+            heapq.heappop(ages)
+        return ages[0][0] if ages else None
 
 
 class Backlog:
@@ -135,8 +168,7 @@ class Backlog:
             return None
         self._count -= 1
         last = max(self._levels)
-        # The last entry of a heap is a leaf: taking it away leaves a heap.
-        *_, spilled = self._levels[last].heap.pop()
+        spilled = self._levels[last].spill()
         self._tidy(last)
         return spilled
 
@@ -149,6 +181,14 @@ class Backlog:
         self._count -= 1
         self._tidy(first)
         return task
+
+    def waiting(self) -> dict[int, tuple[int, int]]:
+        """By priority: how many tasks with a job there are, and when the oldest was added. Costs nothing by their number."""
+        return {
+            priority: (level.promised, oldest_at)
+            for priority, level in self._levels.items()
+            if (oldest_at := level.oldest_at()) is not None
+        }
 
     def _tidy(self, priority: int) -> None:
         if not self._levels[priority].heap:

@@ -12,6 +12,9 @@ from perdure.core.errors import resource_exhausted
 from perdure.matching.pollers import NOTHING_SAID, POLLER_HISTORY, Poller, PollerDetails, always
 from perdure.matching.task_queue import BACKLOG_BOUND, Observer, QueueKey, Task, TaskQueue
 
+MOST_PRIORITY_LEVELS = 60
+"""The official server takes no more; every queue keeps counters for each."""
+
 SHUT_DOWN_FOR = 70 * SECOND
 """So long polls of a worker that has said goodbye are answered with nothing: one may have been on its way."""
 
@@ -36,11 +39,12 @@ class Matching:
     """Finds or makes queues by key, and lets polls wait.
 
     Queues are made on demand and dropped when nobody has polled them lately and nothing waits in them. backlog_bound: tasks that each queue
-    made from now on keeps.
+    made from now on keeps. priority_levels: of each queue.
     """
 
-    def __init__(self, clock: Clock, *, backlog_bound: int = BACKLOG_BOUND) -> None:
+    def __init__(self, clock: Clock, *, priority_levels: int, backlog_bound: int = BACKLOG_BOUND) -> None:
         self.clock = clock
+        self._priority_levels = min(max(priority_levels, 1), MOST_PRIORITY_LEVELS)
         self.queues: dict[QueueKey, TaskQueue] = {}
         self.observer: Observer | None = None
         #: Called when a queue that turned tasks away has room again; the owner of the tasks offers them once more.
@@ -56,7 +60,7 @@ class Matching:
         if queue is None:
             if len(self.queues) >= self._sweep_at:
                 self._sweep()
-            queue = self.queues[key] = TaskQueue(key, self.clock, self.backlog_bound, self._has_room, self.observer)
+            queue = self.queues[key] = TaskQueue(key, self.clock, self.backlog_bound, self._priority_levels, self._has_room, self.observer)
         return queue
 
     def find(self, key: QueueKey) -> TaskQueue | None:
@@ -65,7 +69,7 @@ class Matching:
 
     def unused(self, key: QueueKey) -> TaskQueue:
         """What there is to tell of a queue that nobody has used."""
-        return TaskQueue(key, self.clock, self.backlog_bound, self._has_room)
+        return TaskQueue(key, self.clock, self.backlog_bound, self._priority_levels, self._has_room)
 
     def unload(self, key: QueueKey) -> list[Task]:
         """Forget a queue (its worker is gone): waiting polls end empty, and whoever owns the tasks should look for another queue."""
@@ -73,6 +77,7 @@ class Matching:
         if queue is None:
             return []
         queue.release()
+        queue.end_observation()
         return queue.backlog_tasks()
 
     def admit(self, namespace_id: str, task_type: int, limit: int) -> Admission:
@@ -153,4 +158,5 @@ class Matching:
         for key, queue in list(self.queues.items()):
             if queue.is_idle and not queue.has_recent_poller(POLLER_HISTORY):
                 del self.queues[key]
+                queue.end_observation()
         self._sweep_at = max(256, 2 * len(self.queues))

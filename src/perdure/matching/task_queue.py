@@ -39,17 +39,22 @@ class Observer(Protocol):
 
     def task_without_poller(self, queue: TaskQueue) -> None: ...
 
+    def forgotten(self, queue: TaskQueue) -> None:
+        """The queue is no more, or turns into another kind of queue: what its `observed` holds is not used any more."""
+        ...
+
 
 class TaskQueue:
     """One queue of one type in one namespace.
 
-    bound: of the tasks kept in memory. on_room(queue): called when tasks were turned away and there is room for half the bound again; the
-    caller offers them once more.
+    bound: of the tasks kept in memory. priority_levels: what is less urgent than the last of them belongs to it. on_room(queue): called
+    when tasks were turned away and there is room for half the bound again; the caller offers them once more.
     """
 
     def __init__(
-        self, key: QueueKey, clock: Clock, bound: int, on_room: Callable[[TaskQueue], None], observer: Observer | None = None
-    ) -> None:
+        self, key: QueueKey, clock: Clock, bound: int, priority_levels: int, on_room: Callable[[TaskQueue], None],
+        observer: Observer | None = None,
+    ) -> None:  # fmt: skip
         self.key = key
         self.is_sticky = False
         #: Whatever the observer keeps about this queue.
@@ -63,6 +68,7 @@ class TaskQueue:
         self._is_refilling = False
         self.rate_limit: RateLimit | None = None
         self._clock = clock
+        self._priority_levels = priority_levels
         self._on_room = on_room
         self._observer = observer
         self._waiting: dict[int, Poller] = {}
@@ -74,8 +80,14 @@ class TaskQueue:
     def become_sticky(self) -> None:
         """It turns out that this is the own queue of one worker."""
         if not self.is_sticky:
+            self.end_observation()
             self.is_sticky = True
-            self.observed = None  # it was seen as another kind of queue
+
+    def end_observation(self) -> None:
+        """Tell the observer that this queue, as it is, will not be seen again."""
+        if self._observer is not None:
+            self._observer.forgotten(self)
+        self.observed = None
 
     # -- what people see ------------------------------------------------------------------------------
     @property
@@ -94,7 +106,12 @@ class TaskQueue:
 
     def backlog_age(self) -> int:
         """Nanoseconds since the oldest waiting task was added; 0 without a backlog."""
-        return max(0, self._clock.now() - min((task.added_at for task in self._backlog), default=self._clock.now()))
+        now = self._clock.now()
+        return max(0, now - min((oldest_at for _, oldest_at in self._backlog.waiting().values()), default=now))
+
+    def backlog_by_priority(self) -> dict[int, tuple[int, int]]:
+        """Of each priority that has any: how many tasks wait in memory, and when the oldest of them was added."""
+        return self._backlog.waiting()
 
     def backlog_tasks(self) -> list[Task]:
         """The waiting tasks, in no particular order."""
@@ -107,6 +124,8 @@ class TaskQueue:
     # -- tasks ----------------------------------------------------------------------------------------
     def add(self, task: Task) -> None:
         """Give the task to a waiting poller, or keep it. A task that is here already is ignored."""
+        if task.priority > self._priority_levels:
+            task.priority = self._priority_levels
         if task.job is not None:
             if (task.key, task.job) in self._present:
                 return

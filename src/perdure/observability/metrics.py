@@ -22,6 +22,12 @@ LATENCY_BUCKETS = tuple(
 COUNT_BUCKETS = tuple(float(n) for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000))
 BYTE_BUCKETS = tuple(float(1024 << power) for power in range(15))
 
+MOST_CHILDREN = 2_000
+"""Of one family of counters or histograms, before names that users choose are shown as OTHER. Servers live for years, and there are workers
+that have a task queue of their own with each start."""
+OTHER = "__other__"
+CHOSEN_BY_USERS = frozenset({"taskqueue", "workflowType", "activityType"})
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -117,6 +123,10 @@ class Family(Generic[C]):
         if child is None:
             if len(values) != len(self.label_names):
                 raise ValueError(f"metric {self.name} has the labels {self.label_names}, got {values}")
+            if len(self._children) >= MOST_CHILDREN and self.kind != Gauge.kind:
+                values = tuple(OTHER if name in CHOSEN_BY_USERS else value for name, value in zip(self.label_names, values, strict=True))
+                if values in self._children:
+                    return self._children[values]
             child = self._children[values] = self._make()
         return child
 

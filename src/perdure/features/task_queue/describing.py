@@ -18,7 +18,7 @@ from temporalio.api.taskqueue.v1 import (
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, DescribeTaskQueueResponse
 
 from perdure.core.clock import Clock, to_duration, to_timestamp
-from perdure.matching.backlog import DEFAULT_PRIORITY, Rate, Task
+from perdure.matching.backlog import DEFAULT_PRIORITY, Rate
 from perdure.matching.pollers import DEFAULT_RATE
 from perdure.matching.pollers import PollerInfo as Poll
 from perdure.matching.task_queue import TaskQueue
@@ -94,21 +94,16 @@ def _type_info(
 
 def stats_by_priority(queue: TaskQueue, now: int) -> dict[int, TaskQueueStats]:
     """Backlog and rates of each priority that has any; the default one is always there."""
-    waiting: dict[int, list[Task]] = {DEFAULT_PRIORITY: []}
-    for task in queue.backlog_tasks():
-        if task.job is not None:
-            waiting.setdefault(task.priority, []).append(task)
-    for priority in queue.added:
-        waiting.setdefault(priority, [])
+    waiting = {**dict.fromkeys((DEFAULT_PRIORITY, *queue.added), (0, now)), **queue.backlog_by_priority()}
     nothing = Rate()
     return {
         priority: TaskQueueStats(
-            approximate_backlog_count=len(tasks),
-            approximate_backlog_age=to_duration(max((now - task.added_at for task in tasks), default=0)),
+            approximate_backlog_count=count,
+            approximate_backlog_age=to_duration(now - oldest_at),
             tasks_add_rate=queue.added.get(priority, nothing).per_second(now),
             tasks_dispatch_rate=queue.dispatched.get(priority, nothing).per_second(now),
         )
-        for priority, tasks in sorted(waiting.items())
+        for priority, (count, oldest_at) in sorted(waiting.items())
     }
 
 

@@ -10,7 +10,7 @@ from perdure.core.clock import SECOND
 from perdure.features.namespace.registry import NamespaceRegistry
 from perdure.matching.matching import Matching
 from perdure.matching.task_queue import QueueKey, Task, TaskQueue
-from perdure.observability.metrics import Counter, Histogram, Registry
+from perdure.observability.metrics import Registry
 from perdure.observability.server_metrics import ServerMetrics
 
 STICKY = "__sticky__"
@@ -20,15 +20,18 @@ Labels = tuple[str, str, str]
 
 
 class _QueueMetrics:
-    """The metrics of one queue, found once."""
+    """The metrics of one queue, or of all sticky queues of a namespace, found once. queues: how many use them."""
 
-    __slots__ = ("latency", "success", "sync", "timeouts")
+    __slots__ = ("labels", "latency", "queues", "success", "sync", "timeouts", "without_poller")
 
-    def __init__(self, success: Counter, sync: Counter, timeouts: Counter, latency: Histogram) -> None:
-        self.success = success
-        self.sync = sync
-        self.timeouts = timeouts
-        self.latency = latency
+    def __init__(self, metrics: ServerMetrics, operation: str, labels: Labels) -> None:
+        self.labels = labels
+        self.queues = 0
+        self.success = metrics.poll_success.labels(operation, *labels)
+        self.sync = metrics.poll_success_sync.labels(operation, *labels)
+        self.timeouts = metrics.poll_timeouts.labels(operation, *labels)
+        self.latency = metrics.task_dispatch_latency.labels(*labels)
+        self.without_poller = metrics.no_poller_tasks.labels(*labels)
 
 
 class TaskQueueMetrics:
@@ -56,7 +59,22 @@ class TaskQueueMetrics:
             metrics.sync.inc()
 
     def task_without_poller(self, queue: TaskQueue) -> None:
-        self._metrics.no_poller_tasks.labels(*self._labels(queue)).inc()
+        self._of(queue).without_poller.inc()
+
+    def forgotten(self, queue: TaskQueue) -> None:
+        """Workers may have queues of their own, with names that never come back: their metrics go with them."""
+        if queue.observed is None:
+            return
+        known = cast(_QueueMetrics, queue.observed)
+        known.queues -= 1
+        if known.queues:
+            return
+        labels, metrics = known.labels, self._metrics
+        del self._known[labels]
+        for family in (metrics.poll_success, metrics.poll_success_sync, metrics.poll_timeouts):
+            family.forget(_operation(labels), *labels)
+        metrics.task_dispatch_latency.forget(*labels)
+        metrics.no_poller_tasks.forget(*labels)
 
     def update(self) -> None:
         """Set the gauges: backlogs and waiting polls by queue (all sticky queues of a namespace together)."""
@@ -85,17 +103,15 @@ class TaskQueueMetrics:
         labels = self._labels(queue)
         known = self._known.get(labels)
         if known is None:
-            metrics = self._metrics
-            operation = f"Poll{labels[2]}TaskQueue"
-            known = self._known[labels] = _QueueMetrics(
-                metrics.poll_success.labels(operation, *labels),
-                metrics.poll_success_sync.labels(operation, *labels),
-                metrics.poll_timeouts.labels(operation, *labels),
-                metrics.task_dispatch_latency.labels(*labels),
-            )
+            known = self._known[labels] = _QueueMetrics(self._metrics, _operation(labels), labels)
+        known.queues += 1
         return known
 
     def _labels(self, queue: TaskQueue) -> Labels:
         key: QueueKey = queue.key
         kind = TaskQueueType.Name(key.task_type).removeprefix("TASK_QUEUE_TYPE_").capitalize()  # pyright: ignore
         return self._namespaces.name_of(key.namespace_id), STICKY if queue.is_sticky else key.name, kind
+
+
+def _operation(labels: Labels) -> str:
+    return f"Poll{labels[2]}TaskQueue"
