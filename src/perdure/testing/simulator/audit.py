@@ -19,7 +19,7 @@ from perdure.testing.simulator.lineage import Lineage
 from perdure.testing.simulator.messages import MessageAudit
 from perdure.testing.simulator.programs import Program, value_of
 from perdure.testing.simulator.replay import ended_by
-from perdure.testing.simulator.resets import ResetAudit
+from perdure.testing.simulator.resets import ResetAudit, option_keys
 
 E = EventType
 
@@ -66,6 +66,7 @@ class Audit:
             self._auditor.fail(problem)
         self._look_at_signals()
         self._look_at_updates()
+        self._look_at_options()
         for run_id in self._auditor.deleted & self._histories.keys():
             self._auditor.fail(f"run {run_id} was reported deleted, and is there")
         for run_id in self._auditor.seen_events.keys() - self._histories.keys() - self._auditor.doomed:
@@ -174,10 +175,17 @@ class Audit:
 
     def _look_at_starts(self) -> None:
         starts = {header.run_id: self._token(header) for header in self._headers}
+        fail, doomed = self._auditor.fail, self._auditor.doomed
         for token, run_ids in self._auditor.runs_of_start.items():
-            for run_id in run_ids - self._auditor.doomed:
+            for run_id in run_ids - doomed:
                 if starts.get(run_id) != token:
-                    self._auditor.fail(f"start {token} was acknowledged with run {run_id}, and is lost")
+                    fail(f"start {token} was acknowledged with run {run_id}, and is lost")
+        begun = set(starts.values())
+        for token in self._auditor.refused_starts & begun:
+            fail(f"start {token} was refused with the update that it came with, and has begun a run")
+        for token in self._auditor.begun_starts - begun:
+            if not doomed:
+                fail(f"start {token} was reported done without the update that it came with, and is lost")
 
     def _look_at_signals(self) -> None:
         fail, doomed = self._auditor.fail, self._auditor.doomed
@@ -223,6 +231,17 @@ class Audit:
             for update, count in found.items():
                 if count > 1:
                     self._auditor.fail(f"update {update} was {what} {count} times")
+                if update[1] in self._auditor.refused_updates:
+                    self._auditor.fail(f"update {update} was refused with the start that it came with, and was {what}")
+
+    def _look_at_options(self) -> None:
+        """A change of options is in history: the history of the run that was named, or of any."""
+        found = {(run_id, key) for run_id, history in self._histories.items() for key in option_keys(history)}
+        keys = {key for _, key in found}
+        for key, run_id in self._auditor.options.items():
+            is_there = (run_id, key) in found or (not run_id and key in keys)
+            if not is_there and run_id not in self._auditor.doomed and (run_id or not self._auditor.doomed):
+                self._auditor.fail(f"change {key} of the options of run {run_id} was acknowledged, and is lost")
 
 
 def _name(header: Header) -> str:

@@ -8,14 +8,19 @@ from typing import Any
 
 from google.protobuf.message import Message
 from temporalio.api.enums.v1 import EventType, UpdateWorkflowExecutionLifecycleStage
+from temporalio.api.errordetails.v1 import MultiOperationExecutionFailure
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.workflowservice.v1 import (
+    ExecuteMultiOperationResponse,
     PollActivityTaskQueueResponse,
     PollWorkflowExecutionUpdateResponse,
     PollWorkflowTaskQueueResponse,
     ResetWorkflowExecutionRequest,
     ResetWorkflowExecutionResponse,
     SignalWithStartWorkflowExecutionRequest,
+    StartWorkflowExecutionRequest,
+    UpdateWorkflowExecutionOptionsRequest,
+    UpdateWorkflowExecutionRequest,
     UpdateWorkflowExecutionResponse,
 )
 
@@ -45,6 +50,12 @@ class Auditor:
         #: (run id, update id) of which a client was told that far.
         self.accepted_updates: set[tuple[str, str]] = set()
         self.completed_updates: set[tuple[str, str]] = set()
+        #: Of updates with a start that were refused: starts that did not happen, those that did nevertheless, updates that did not.
+        self.refused_starts: set[str] = set()
+        self.begun_starts: set[str] = set()
+        self.refused_updates: set[str] = set()
+        #: Changes of a run's options: the fairness key that each sets, of its own → the run that it was made to, "" for the current one.
+        self.options: dict[str, str] = {}
         #: Runs that somebody asked to delete, their workflow ids, and those of which it was said that they are.
         self.doomed: set[str] = set()
         self.doomed_ids: set[str] = set()
@@ -72,6 +83,16 @@ class Auditor:
         """Somebody is about to ask for this reset."""
         self.resets[request.request_id] = request
 
+    def refused_multi_operation(
+        self, start: StartWorkflowExecutionRequest, update: UpdateWorkflowExecutionRequest, error: ApiError
+    ) -> None:
+        """An update with start was refused, and sent only once: what is said not to have happened has not."""
+        if not isinstance(error.detail, MultiOperationExecutionFailure):
+            return
+        token = value_of(start.input, Program).token
+        (self.refused_starts if error.detail.statuses[0].code else self.begun_starts).add(token)
+        self.refused_updates.add(update.request.meta.update_id)
+
     def answered(self, method: str, request: Any, answer: Message | ApiError) -> None:
         """The server answered a call."""
         if isinstance(answer, ApiError):
@@ -83,10 +104,15 @@ class Auditor:
             self._started(request, answer)
         elif method == "SignalWorkflowExecution":
             self.signals[value_of(request.input)] = request.workflow_execution.run_id
+        elif isinstance(request, UpdateWorkflowExecutionOptionsRequest):
+            self.options[request.workflow_execution_options.priority.fairness_key] = request.workflow_execution.run_id
         elif method == "DeleteWorkflowExecution":
             self.deleted.add(request.workflow_execution.run_id)
         elif isinstance(answer, ResetWorkflowExecutionResponse):
             self.runs_of_reset[request.request_id].add(answer.run_id)
+        elif isinstance(answer, ExecuteMultiOperationResponse):
+            self._started(request.operations[0].start_workflow, answer.responses[0].start_workflow)
+            self._updated(answer.responses[1].update_workflow)
         elif isinstance(answer, UpdateWorkflowExecutionResponse | PollWorkflowExecutionUpdateResponse):
             self._updated(answer)
         elif isinstance(answer, PollActivityTaskQueueResponse):
@@ -100,6 +126,8 @@ class Auditor:
         if error.code in EXPECTED_REFUSALS:
             return
         if method == "RespondWorkflowTaskCompleted" and error.message == "UnhandledCommand":
+            return
+        if method == "ExecuteMultiOperation" and error.code == Code.ABORTED:
             return
         if method == "ResetWorkflowExecution" and error.code == Code.INVALID_ARGUMENT:
             return  # there was no such point; whoever knows that there was one says so

@@ -24,6 +24,9 @@ Runs = list[tuple[str, str]]
 """(workflow id, run id) of runs that somebody was told of."""
 
 
+ATTEMPTS = (1, 3, 6)
+
+
 class Caller:
     """Calls as SDKs make them. runs: shared by all callers of a simulation; what they learn of is added."""
 
@@ -34,9 +37,12 @@ class Caller:
         self._auditor = auditor
         self._runs = runs
 
-    async def _call(self, method: str, request: Any, timeout: float = 10.0) -> Any:
-        """Like an SDK: the same request again while nothing is known of its outcome. Raises the last ApiError."""
-        attempts = self._rng.choice((1, 3, 6))
+    async def _call(self, method: str, request: Any, timeout: float = 10.0, attempts: int = 0) -> Any:
+        """Like an SDK: the same request again while nothing is known of its outcome. attempts: at most so many, 0 for some number.
+
+        Raises the last ApiError.
+        """
+        attempts = attempts or self._rng.choice(ATTEMPTS)
         while True:
             try:
                 # By this name histories have no events that may yet turn out never to have been.

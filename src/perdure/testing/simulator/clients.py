@@ -13,6 +13,7 @@ from temporalio.api.update.v1 import Input, Meta, Request, WaitPolicy
 from temporalio.api.workflowservice.v1 import (
     DeleteWorkflowExecutionRequest,
     DescribeWorkflowExecutionRequest,
+    ExecuteMultiOperationRequest,
     GetWorkflowExecutionHistoryRequest,
     PauseWorkflowExecutionRequest,
     PollWorkflowExecutionUpdateRequest,
@@ -22,17 +23,19 @@ from temporalio.api.workflowservice.v1 import (
     TerminateWorkflowExecutionRequest,
     UnpauseWorkflowExecutionRequest,
     UpdateWorkflowExecutionRequest,
+    UpdateWorkflowExecutionResponse,
 )
 
 from perdure.core.clock import SECOND, to_duration
 from perdure.core.errors import ApiError
 from perdure.core.ids import IdSource
-from perdure.testing.simulated_network import SimulatedNetwork
+from perdure.testing.simulated_network import SimulatedNetwork, is_lost
 from perdure.testing.simulator.auditor import Auditor
-from perdure.testing.simulator.callers import Caller, Runs
+from perdure.testing.simulator.callers import ATTEMPTS, Caller, Runs
 from perdure.testing.simulator.programs import ProgramMaker, payloads
 from perdure.testing.simulator.replay import NAMESPACE, WORKFLOW_QUEUE, WORKFLOW_TYPE
 
+Operation = ExecuteMultiOperationRequest.Operation
 ACCEPTED = UpdateWorkflowExecutionLifecycleStage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ACCEPTED
 COMPLETED = UpdateWorkflowExecutionLifecycleStage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_COMPLETED
 REUSE_POLICIES = (1, 1, 1, 2, 3, 4)
@@ -54,7 +57,7 @@ class SimulatedClient(Caller):
         actions = (self._start, self._start, self._start, self._signal_with_start, self._signal_with_start,
                    self._signal, self._signal, self._signal, self._signal, self._read, self._read,
                    self._wait_for_end, self._cancel, self._terminate, self._update, self._update, self._pause, self._describe,
-                   self._delete)  # fmt: skip
+                   self._delete, self._update_with_start)  # fmt: skip
         for _ in range(calls):
             await self._think()
             action = self._start if not self._runs else self._rng.choice(actions)
@@ -112,18 +115,46 @@ class SimulatedClient(Caller):
         """An update that is waited for, at once or by a poll after it was accepted."""
         workflow_id, run_id = self._rng.choice(self._runs)
         execution = WorkflowExecution(workflow_id=workflow_id, run_id=run_id if self._rng.random() < 0.7 else "")
+        await self._wait_for_update(await self._call("UpdateWorkflowExecution", self._update_request(execution)))
+
+    def _update_request(self, execution: WorkflowExecution) -> UpdateWorkflowExecutionRequest:
+        """A new update; its result is its id."""
         meta = Meta(update_id=self._ids.uuid(), identity="client")
-        stage = self._rng.choice((ACCEPTED, COMPLETED))
-        request = UpdateWorkflowExecutionRequest(
-            namespace=NAMESPACE, workflow_execution=execution, wait_policy=WaitPolicy(lifecycle_stage=stage),
+        policy = WaitPolicy(lifecycle_stage=self._rng.choice((ACCEPTED, COMPLETED)))
+        return UpdateWorkflowExecutionRequest(
+            namespace=NAMESPACE, workflow_execution=execution, wait_policy=policy,
             request=Request(meta=meta, input=Input(name="set", args=payloads(meta.update_id))),
         )  # fmt: skip
-        response = await self._call("UpdateWorkflowExecution", request)
-        if stage == ACCEPTED and not response.HasField("outcome"):
+
+    async def _wait_for_update(self, response: UpdateWorkflowExecutionResponse) -> None:
+        if not response.HasField("outcome"):
             poll = PollWorkflowExecutionUpdateRequest(
                 namespace=NAMESPACE, update_ref=response.update_ref, wait_policy=WaitPolicy(lifecycle_stage=COMPLETED)
             )
             await self._call("PollWorkflowExecutionUpdate", poll)
+
+    async def _update_with_start(self) -> None:
+        """An update of the running workflow, or of one that is started for it."""
+        start = StartWorkflowExecutionRequest()
+        self._fill_start(start)
+        start.ClearField("workflow_start_delay")  # the API refuses it
+        start.workflow_id_conflict_policy = self._rng.choice((1, 2, 2, 3))  # pyright: ignore
+        if start.workflow_id_conflict_policy != 3:
+            start.workflow_id_reuse_policy = self._rng.choice((1, 1, 2, 3))  # pyright: ignore
+        update = self._update_request(WorkflowExecution(workflow_id=start.workflow_id))
+        request = ExecuteMultiOperationRequest(
+            namespace=NAMESPACE, operations=[Operation(start_workflow=start), Operation(update_workflow=update)]
+        )
+        attempts = self._rng.choice(ATTEMPTS)
+        try:
+            response = await self._call("ExecuteMultiOperation", request, attempts=attempts)
+        except ApiError as error:
+            if attempts == 1 and not is_lost(error):
+                self._auditor.refused_multi_operation(start, update, error)
+            raise
+        started, updated = response.responses[0].start_workflow, response.responses[1].update_workflow
+        self._runs.append((start.workflow_id, started.run_id))
+        await self._wait_for_update(updated)
 
     async def _pause(self) -> None:
         """Pause a workflow, and mostly let it go on later; healing does the rest."""

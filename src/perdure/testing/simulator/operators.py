@@ -7,10 +7,16 @@ import random
 from collections.abc import Coroutine
 from contextlib import suppress
 
-from temporalio.api.common.v1 import WorkflowExecution
+from google.protobuf.field_mask_pb2 import FieldMask
+from temporalio.api.common.v1 import Priority, WorkflowExecution
 from temporalio.api.enums.v1 import EventType, ResetReapplyExcludeType
 from temporalio.api.history.v1 import HistoryEvent
-from temporalio.api.workflowservice.v1 import GetWorkflowExecutionHistoryRequest, ResetWorkflowExecutionRequest
+from temporalio.api.workflow.v1 import WorkflowExecutionOptions
+from temporalio.api.workflowservice.v1 import (
+    GetWorkflowExecutionHistoryRequest,
+    ResetWorkflowExecutionRequest,
+    UpdateWorkflowExecutionOptionsRequest,
+)
 
 from perdure.core.errors import ApiError, Code
 from perdure.core.ids import IdSource
@@ -22,6 +28,8 @@ from perdure.testing.simulator.replay import NAMESPACE
 E = EventType
 Exclude = ResetReapplyExcludeType
 TASK_ENDS = frozenset({E.EVENT_TYPE_WORKFLOW_TASK_COMPLETED, E.EVENT_TYPE_WORKFLOW_TASK_FAILED, E.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT})
+TASK_BEGINS = frozenset({E.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED, E.EVENT_TYPE_WORKFLOW_TASK_STARTED})
+OPTIONS_MASK = FieldMask(paths=["priority"])
 CALLS = (0, 0, 0, 2, 5, 12)
 """In half of the simulations nobody intervenes."""
 
@@ -35,31 +43,51 @@ class SimulatedOperator(Caller):
 
     async def run(self) -> None:
         """Intervene, one time after the other."""
+        actions = (self._reset, self._reset, self._reset, self._change_options)
         for _ in range(self._calls):
             await self._think()
             if self._runs:
                 with suppress(ApiError):
-                    await self._reset()
+                    await self._rng.choice(actions)()
+
+    async def _change_options(self) -> None:
+        request = UpdateWorkflowExecutionOptionsRequest(
+            namespace=NAMESPACE, workflow_execution=self._execution(), workflow_execution_options=self._new_options(),
+            update_mask=OPTIONS_MASK, identity="operator",
+        )  # fmt: skip
+        await self._call("UpdateWorkflowExecutionOptions", request)
+
+    def _new_options(self) -> WorkflowExecutionOptions:
+        return WorkflowExecutionOptions(priority=Priority(fairness_key=self._ids.uuid()))
 
     # -- reset ------------------------------------------------------------------------------------------
     async def _reset(self) -> None:
         """Send a run back to some workflow task, mostly to one that is there."""
         execution = self._execution()
         history = await self._history(execution)
-        points = _reset_points(history)
-        is_possible = bool(points) and self._rng.random() < 0.95
+        certain, uncertain = _reset_points(history)
+        chance = self._rng.random()
+        points = certain if chance < 0.8 else uncertain if chance < 0.95 else range(len(history) + 3)
+        if not points:
+            return
         token = self._ids.uuid()
         request = ResetWorkflowExecutionRequest(
             namespace=NAMESPACE, workflow_execution=execution, reason=token, request_id=token, identity="operator",
-            workflow_task_finish_event_id=self._rng.choice(points) if is_possible else self._rng.randrange(len(history) + 3),
+            workflow_task_finish_event_id=self._rng.choice(points),
         )  # fmt: skip
         if self._rng.random() < 0.3:
             request.reset_reapply_type = self._rng.choice((1, 2, 3))  # pyright: ignore
         elif self._rng.random() < 0.5:
             kinds = list(Exclude.values())
             request.reset_reapply_exclude_types.extend(self._rng.sample(kinds, self._rng.randrange(1, len(kinds))))
+        if self._rng.random() < 0.2:
+            operation = request.post_reset_operations.add()
+            operation.update_workflow_options.workflow_execution_options.CopyFrom(self._new_options())
+            operation.update_workflow_options.update_mask.CopyFrom(OPTIONS_MASK)
         self._auditor.may_be_reset(request)
-        await asyncio.gather(self._send_reset(request, is_possible=is_possible and bool(execution.run_id)), *self._meanwhile(execution))
+        await asyncio.gather(
+            self._send_reset(request, is_possible=points is certain and bool(execution.run_id)), *self._meanwhile(execution)
+        )
 
     async def _send_reset(self, request: ResetWorkflowExecutionRequest, *, is_possible: bool) -> None:
         """is_possible: to refuse it would be a mistake."""
@@ -93,15 +121,17 @@ class SimulatedOperator(Caller):
                 return events
 
 
-def _reset_points(history: list[HistoryEvent]) -> list[int]:
-    """The ids of events before which a workflow task was pending."""
-    points: list[int] = []
+def _reset_points(history: list[HistoryEvent]) -> tuple[list[int], list[int]]:
+    """The ids of events before which a workflow task was pending: those directly behind its scheduling or its start, and others."""
+    points: tuple[list[int], list[int]] = ([], [])
     is_pending = False
+    before = 0
     for event in history:
         if is_pending:
-            points.append(event.event_id)
-        if event.event_type == E.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED:
+            points[before not in TASK_BEGINS].append(event.event_id)
+        before = event.event_type
+        if before == E.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED:
             is_pending = True
-        elif event.event_type in TASK_ENDS:
+        elif before in TASK_ENDS:
             is_pending = False
     return points

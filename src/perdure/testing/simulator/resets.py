@@ -17,8 +17,9 @@ E = EventType
 Exclude = ResetReapplyExcludeType
 SIGNALS = Exclude.RESET_REAPPLY_EXCLUDE_TYPE_SIGNAL
 UPDATES = Exclude.RESET_REAPPLY_EXCLUDE_TYPE_UPDATE
+EVERYTHING = frozenset(Exclude.values()) - {Exclude.RESET_REAPPLY_EXCLUDE_TYPE_UNSPECIFIED}
 Again = dict[str, list[str]]
-"""What happened again: signals and updates by what tells them apart, in order."""
+"""What happened again: signals, updates and changes of options by what tells them apart, in order."""
 
 
 class ResetAudit:
@@ -62,7 +63,7 @@ class ResetAudit:
                 yield f"{where}, has another event {new.event_id}: {E.Name(new.event_type)}, not {E.Name(old.event_type)}"
                 return
         wanted = self._wanted(reset, request)
-        again = _tokens(event for event in history if reset.first <= event.event_id <= reset.last)
+        again = _tokens(history[reset.first - 1 : reset.last])
         if wanted is not None and again != wanted:
             yield f"{where}: happened again: {again}; should have: {wanted}"
 
@@ -74,11 +75,11 @@ class ResetAudit:
             history = self._histories.get(run_id)
             if history is None:
                 return None
-            events.extend(event for event in history if event.event_id >= first)
+            events.extend(history[first - 1 :])
             run_id = history[-1].workflow_execution_continued_as_new_event_attributes.new_execution_run_id
             first = 1
         wanted = _tokens(events)
-        known = set(_tokens(event for event in self._histories[reset.base_run_id] if event.event_id < reset.first)["updates"])
+        known = set(_tokens(self._histories[reset.base_run_id][: reset.first - 1])["updates"])
         wanted["updates"] = [update for update in dict.fromkeys(wanted["updates"]) if update not in known]
         reapply = request.reset_reapply_type
         excluded = set(request.reset_reapply_exclude_types)
@@ -86,6 +87,9 @@ class ResetAudit:
             wanted["signals"] = []
         if UPDATES in excluded or reapply in (ResetReapplyType.RESET_REAPPLY_TYPE_NONE, ResetReapplyType.RESET_REAPPLY_TYPE_SIGNAL):
             wanted["updates"] = []
+        if excluded >= EVERYTHING:
+            wanted["options"] = []
+        wanted["options"] += post_reset_keys(request)
         return wanted
 
     def _look_at_neighbours(self) -> Iterator[str]:
@@ -98,8 +102,8 @@ class ResetAudit:
                 yield f"reset {reset.token} made both run {previous.run_id} and run {header.run_id}"
 
 
-def _tokens(events: Iterator[HistoryEvent] | list[HistoryEvent]) -> Again:
-    found: Again = {"signals": [], "updates": []}
+def _tokens(events: Sequence[HistoryEvent]) -> Again:
+    found: Again = {"signals": [], "updates": [], "options": option_keys(events)}
     for event in events:
         match event.event_type:
             case E.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
@@ -111,3 +115,16 @@ def _tokens(events: Iterator[HistoryEvent] | list[HistoryEvent]) -> Again:
             case _:
                 pass
     return found
+
+
+def option_keys(events: Sequence[HistoryEvent]) -> list[str]:
+    """The fairness keys that were set, one after the other."""
+    changes = (event for event in events if event.event_type == E.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED)
+    return [change.workflow_execution_options_updated_event_attributes.priority.fairness_key for change in changes]
+
+
+def post_reset_keys(request: ResetWorkflowExecutionRequest) -> list[str]:
+    """The fairness keys that the new run gets on top."""
+    return [
+        operation.update_workflow_options.workflow_execution_options.priority.fairness_key for operation in request.post_reset_operations
+    ]
