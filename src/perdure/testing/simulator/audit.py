@@ -33,8 +33,6 @@ CLOSES: Mapping[int, int] = {
 }
 LATE = SECOND
 """A timer may fire so late, nanoseconds."""
-SET_BACK = 10 * SECOND
-"""All that a simulation sets its clock back by, at most, nanoseconds."""
 
 
 class Audit:
@@ -165,7 +163,7 @@ class Audit:
     def _look_at_neighbours(self, previous: Header, header: Header) -> None:
         """Two runs of which one follows the other: one at a time, and each begun by a request of its own."""
         fail, where = self._auditor.fail, _name(header)
-        if previous.close_at is None or previous.close_at > header.start_at + SET_BACK:
+        if previous.close_at is None or previous.close_at > header.start_at + self._auditor.set_back:
             fail(f"{where}: began before {_name(previous)} was over")
         started = self._histories[header.run_id][0].workflow_execution_started_event_attributes
         is_begun_by_request = header.run_id not in self._lineage.resets and not started.continued_execution_run_id

@@ -19,7 +19,6 @@ from temporalio.api.workflowservice.v1 import (
     ResetWorkflowExecutionResponse,
     SignalWithStartWorkflowExecutionRequest,
     StartWorkflowExecutionRequest,
-    UpdateWorkflowExecutionOptionsRequest,
     UpdateWorkflowExecutionRequest,
     UpdateWorkflowExecutionResponse,
 )
@@ -43,6 +42,8 @@ class Auditor:
         self.answers: Counter[str] = Counter()
         #: What is due later than this has to happen in time (nanoseconds since the epoch).
         self.punctual_after = 0
+        #: By so much the clock was set back, all in all, nanoseconds.
+        self.set_back = 0
         self.runs_of_start: defaultdict[str, set[str]] = defaultdict(set)
         #: Signal → run id that it was sent to.
         self.signals: dict[str, str] = {}
@@ -104,7 +105,7 @@ class Auditor:
             self._started(request, answer)
         elif method == "SignalWorkflowExecution":
             self.signals[value_of(request.input)] = request.workflow_execution.run_id
-        elif isinstance(request, UpdateWorkflowExecutionOptionsRequest):
+        elif method == "UpdateWorkflowExecutionOptions":
             self.options[request.workflow_execution_options.priority.fairness_key] = request.workflow_execution.run_id
         elif method == "DeleteWorkflowExecution":
             self.deleted.add(request.workflow_execution.run_id)

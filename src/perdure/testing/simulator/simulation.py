@@ -299,7 +299,9 @@ class Simulation:
         for worker in workers:
             worker.is_healthy = True
             worker.faults = WorkerFaults()
-        self.auditor.punctual_after = self.clock.now() + PUNCTUAL_AFTER
+        # Later than any time before: what was due then may have been late.
+        self.auditor.punctual_after = self.clock.now() + self._set_back + PUNCTUAL_AFTER
+        self.auditor.set_back = self._set_back
         loop = asyncio.get_running_loop()
         until = loop.time() + HEALING_HOURS * 3600 + self._set_back / SECOND
         while loop.time() < until:
