@@ -8,7 +8,7 @@ from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflow.v1 import PendingActivityInfo
 
-from perdure.core.clock import to_duration, to_timestamp
+from perdure.core.clock import duration_ns, to_duration, to_timestamp
 from perdure.features.workflow.activity.state import Activity
 
 S = PendingActivityState
@@ -24,7 +24,8 @@ def pending_activity_info(activity: Activity, now: int) -> PendingActivityInfo:
     )  # fmt: skip
     if activity.started_at:
         info.last_started_time.CopyFrom(to_timestamp(activity.started_at))
-    if activity.expires_at:
+    if activity.expires_at and duration_ns(activity.attributes.schedule_to_close_timeout):
+        # The official server does not show a bound that an activity got only after it was scheduled.
         info.expiration_time.CopyFrom(to_timestamp(activity.expires_at))
     if activity.heartbeat_at:
         info.last_heartbeat_time.CopyFrom(to_timestamp(activity.heartbeat_at))
