@@ -97,8 +97,8 @@ class Partition:
         """Apply an intent to a chain and wait until its outcome is durable.
 
         run_id: the run it addresses; None for the current one. decide: sync; returns the outcome, or raises ApiError to refuse; gets
-        ``run`` None when there is no such run. Raises ApiError UNAVAILABLE when the store failed; then nothing of it happened; and
-        RESOURCE_EXHAUSTED when too much waits to be committed.
+        ``run`` None when there is no such run. Raises ApiError UNAVAILABLE when the store failed, with a message that says whether
+        anything of it may have happened; and RESOURCE_EXHAUSTED when too much waits to be committed.
         """
         result, group = await self.transact_early(key, run_id, decide)
         if group is not None:

@@ -54,6 +54,8 @@ END_SECONDS = 1.0
 
 TAKEN_OVER = "This server no longer owns that execution; connect to the server that took over and try again."
 STOPPED = "The server has stopped. Try again."
+NOTHING_HAPPENED = "The store could not commit this request; nothing of it happened. Try again with the same request id."
+IN_DOUBT = "The store broke off while it committed this request; whether it happened is not known. Try again with the same request id."
 OUTCOME_UNKNOWN = "The server has stopped; whether this happened is not known. Try again with the same request id."
 
 
@@ -305,19 +307,22 @@ class Writer:
         commit = group.commit
         commit.headers = list(group.headers.values())
         started = self._clock.now()
+        is_in_doubt = False
         try:
             try:
                 await self._store.commit(commit)
             except CommitUnknown as error:
+                is_in_doubt = True
                 await self._resolve(group, error)
             except StoreError:
                 raise
             except Exception as error:
                 log.exception("commit %d failed in an unexpected way", group.number)
+                is_in_doubt = True
                 await self._resolve(group, error)
         except LeaseLost as error:
             log.error("partition %d was taken over: %s", self._lease.partition, error)
-            self._fail(group)
+            self._fail(group, IN_DOUBT if is_in_doubt else NOTHING_HAPPENED)
             self.fence()
             return
         except StoreError as error:
@@ -326,7 +331,7 @@ class Writer:
             return
         except Exception:
             log.exception("commit %d failed", group.number)
-            self._fail(group)
+            self._fail(group, IN_DOUBT)
             return
         self._failures = 0
         if self._observer is not None:
@@ -342,7 +347,10 @@ class Writer:
         group.finish()
 
     async def _resolve(self, group: Group, reason: Exception) -> None:
-        """The outcome of a commit is unknown: read the store until it says whether it happened. Raises StoreError when it did not."""
+        """The outcome of a commit is unknown: read the store until it says whether it happened.
+
+        Raises StoreError when it did not, LeaseLost when that cannot be known any more.
+        """
         log.warning("the outcome of commit %d is unknown, reading it back: %s", group.number, reason)
         while True:
             try:
@@ -356,8 +364,11 @@ class Writer:
         if lease.commit_number != group.number:
             raise StoreError(f"it did not happen: {reason}") from reason
 
-    def _fail(self, group: Group) -> None:
-        """Undo everything that is not durable: this group and the one that was built upon it."""
+    def _fail(self, group: Group, message: str = NOTHING_HAPPENED) -> None:
+        """Undo everything that is not durable: this group and the one that was built upon it.
+
+        message: what those who wait for this group are told.
+        """
         self._failures += 1
         groups = [group]
         if self._open is not None and self._open is not group:
@@ -368,4 +379,4 @@ class Writer:
         self._on_failed(groups)
         for lost in groups:
             lost.effects.clear()
-            lost.finish(unavailable("The store could not commit this request; nothing of it happened. Try again with the same request id."))
+            lost.finish(unavailable(message if lost is group else NOTHING_HAPPENED))
