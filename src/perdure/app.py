@@ -185,7 +185,7 @@ class Server:
         self.metrics_address: str | None = None
         self._stack = AsyncExitStack()
         self._ready = False
-        #: Set when another server has taken over the store: this one can only end.
+        #: Set when another server has taken over the store, or has to: this one can only end.
         self.fenced = asyncio.Event()
 
     async def __aenter__(self) -> Server:

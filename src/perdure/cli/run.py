@@ -37,6 +37,8 @@ async def _serve(settings: ServerSettings) -> int:
             _collect_rarely()
             print(_banner(settings, server.grpc_address, server.metrics_address), flush=True)
             await _first_of(signals.came, server.fenced)
+            if server.core.engine.has_broken_down:
+                raise CommandError("a part of this server has failed (see the log); it has stopped, so that another can take over")
             if server.fenced.is_set():
                 raise CommandError("another server has taken over the database; this one has stopped")
         if server.core.engine.has_given_up:

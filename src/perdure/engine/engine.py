@@ -75,7 +75,7 @@ class Engine:
         self._observer = observer
         self._upkeep: list[Upkeep] = []
         self._rounds: list[Rounds] = []
-        #: Called when a lease was lost to another server; this process can no longer serve.
+        #: Called when a lease was lost to another server, or a partition has broken down; this process can no longer serve.
         self.on_fenced: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
@@ -100,7 +100,7 @@ class Engine:
             self._rounds.append(Rounds(partition, self.store))
 
     def _fenced(self) -> None:
-        """One lost lease ends the whole server: somebody else owns the store now."""
+        """One lost lease, or one partition that cannot go on, ends the whole server: somebody else has to own the store now."""
         for partition in self.partitions:
             partition.writer.fence()
         on_fenced, self.on_fenced = self.on_fenced, lambda: None
@@ -116,17 +116,20 @@ class Engine:
         """Whether this engine stopped before the store had answered: calls were left without a known outcome."""
         return any(partition.writer.has_given_up for partition in self.partitions)
 
+    @property
+    def has_broken_down(self) -> bool:
+        """Whether this engine was fenced for a bug of ours, and not because another server has taken over."""
+        return any(partition.writer.has_broken_down for partition in self.partitions)
+
     async def settle(self, seconds: float) -> None:
         """The server is about to stop: answer every call that waits for the store, after so many seconds at the latest."""
         await asyncio.gather(*(partition.settle(seconds) for partition in self.partitions))
 
     async def stop(self, seconds: float) -> None:
         """Make everything durable and give the leases back. seconds: so long the store may take; what it has not answered is given up."""
-        for upkeep in self._upkeep:
-            await upkeep.stop()
+        await asyncio.gather(*(upkeep.stop() for upkeep in self._upkeep))
         await asyncio.gather(*(partition.stop(seconds) for partition in self.partitions))
-        for upkeep in self._upkeep:
-            await upkeep.release()
+        await asyncio.gather(*(upkeep.release() for upkeep in self._upkeep))
 
     async def _acquire(self, number: int) -> tuple[Lease, Tenure]:
         """Take a lease. One that nobody renews runs out: its owner has died. A living owner is waited for by a standby only."""

@@ -78,8 +78,7 @@ class Upkeep:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def release(self) -> None:
-        if self._partition.writer.is_fenced:
-            return
+        """Let the next owner in at once. A lease that somebody else has by now is left alone."""
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
                 await self._store.release_lease(self._lease)
@@ -87,7 +86,13 @@ class Upkeep:
             log.warning("cannot give back the lease of partition %d; it runs out by itself: %s", self._lease.partition, error)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
-        self._tasks.append(asyncio.get_running_loop().create_task(coroutine, name=f"{name}-{self._partition.number}"))
+        task = asyncio.get_running_loop().create_task(coroutine, name=f"{name}-{self._partition.number}")
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._partition.writer.break_down(f"task {task.get_name()}", error)
 
     # -- lease ------------------------------------------------------------------------------------------
     async def _keep_lease(self) -> None:
@@ -95,6 +100,8 @@ class Upkeep:
         pause = max(0, self._lease_time // 3 - tenure.age)  # to get the leases of all partitions may have taken a while
         while True:
             await until(self._clock, self._clock.now() + pause)
+            if self._partition.writer.is_fenced:
+                return
             pause = self._lease_time // 3
             now, asked_at = self._clock.now(), self._clock.elapsed()
             try:

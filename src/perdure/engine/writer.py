@@ -172,12 +172,22 @@ class Writer:
         self._fenced = False
         #: Whether something was not durable when the writer was stopped.
         self.has_given_up = False
+        #: Whether something that the partition cannot do without has ended by a bug of ours.
+        self.has_broken_down = False
         #: Commits that failed in a row.
         self._failures = 0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"writer-{self._lease.partition}")
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            group, self._in_flight = self._in_flight, None
+            self.break_down("writer", error)
+            if group is not None:
+                group.finish(unavailable(IN_DOUBT))
 
     @property
     def is_fenced(self) -> bool:
@@ -227,8 +237,14 @@ class Writer:
             self._wake.set()
         return self._open
 
+    def break_down(self, what: str, error: BaseException) -> None:
+        """A task of the partition has died, and what it did is not done any more: stop, so that another server takes over."""
+        log.critical("the %s of partition %d has died; this server stops", what, self._lease.partition, exc_info=error)
+        self.has_broken_down = True
+        self.fence()
+
     def fence(self) -> None:
-        """Stop for good: the lease is gone."""
+        """Stop for good: the lease is gone, or is given up."""
         if not self._fenced:
             self._fenced = True
             if self._open is not None:
