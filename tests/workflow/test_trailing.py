@@ -6,9 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
+from temporalio.api.command.v1 import Command
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.enums.v1 import EventType, PendingWorkflowTaskState
+from temporalio.api.enums.v1 import CommandType, EventType, PendingWorkflowTaskState
 from temporalio.api.history.v1 import History
+from temporalio.api.protocol.v1 import Message
 from temporalio.api.workflowservice.v1 import (
     DescribeWorkflowExecutionRequest,
     GetWorkflowExecutionHistoryRequest,
@@ -179,3 +181,29 @@ def test_a_run_that_its_limits_end_at_the_start_of_a_task_does_not_trail() -> No
         assert (await stored(server))[-1] == E.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED
 
     on_virtual_server(test, dynamic_config={"limit.historyCount.error": 2})
+
+
+@pytest.mark.parametrize("restarts", [True, False])
+def test_a_start_outlives_a_refused_answer_and_nothing_else_does(restarts: bool) -> None:
+    """What the answer would have made of the run (it is closed, another one is current) must not be written along with the start."""
+
+    async def test(server: VirtualServer) -> None:
+        run_id = await server.start_workflow()
+        task = await take_task(server)
+        again = Command(command_type=CommandType.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION)
+        again.continue_as_new_workflow_execution_command_attributes.workflow_type.name = "Workflow"
+        nonsense = Message(id="m", protocol_instance_id="u")
+        request = RespondWorkflowTaskCompletedRequest(
+            namespace="default", task_token=task.task_token, commands=[again], messages=[nonsense], identity="worker"
+        )
+        with pytest.raises(ApiError) as refused:
+            await server.call("RespondWorkflowTaskCompleted", request)
+        assert refused.value.code == Code.INVALID_ARGUMENT
+        if restarts:
+            await server.restart()
+        headers = await server.base.list_headers(server.core.namespaces.id_of("default") or "", "workflow")
+        assert [(header.run_id, header.is_current, header.status, header.close_at) for header in headers] == [(run_id, True, 1, None)]
+        assert await stored(server) == STARTED
+        await answer(server, task, complete_workflow())
+
+    on_virtual_server(test)

@@ -73,6 +73,9 @@ class Limits:
     # Links that gather on one standalone execution over all the calls that attach to it.
     links_per_execution: int = _limit(2000, "chasm.maxLinksPerComponent")
 
+    # Events of one run that one answer of a worker makes; more could not be handed on.
+    transaction_size_bytes: int = _limit(4 * MIB, "system.transactionSizeLimit")
+
     # -- one execution ----------------------------------------------------------------------------
     # A history is replayed from its first event by a new worker; beyond this the workflow is ended.
     history_size_error_bytes: int = _limit(50 * MIB, "limit.historySize.error")
@@ -108,6 +111,11 @@ class Limits:
     workflow_task_completion_pages: int = _limit(1024)
     # Build ids a reset can go back to.
     auto_reset_points: int = _limit(20, "history.historyMaxAutoResetPoints")
+
+    # A run that follows by itself (retry, cron, continued as new) waits until so long after the one before began: a chain cannot spin.
+    workflow_id_reuse_minimal_interval_ns: int = _limit(SECOND, "history.workflowIdReuseMinimalInterval")
+    # The same for callers: who starts over sooner is refused. Off on the official server.
+    workflow_id_reuse_start_time_validation: bool = _limit(False, "history.enableWorkflowIdReuseStartTimeValidation")
 
     # -- tasks ------------------------------------------------------------------------------------
     # Start-to-close of a workflow task where the starter gave none: a worker that died is noticed after it.
@@ -177,8 +185,6 @@ class Limits:
     grpc_message_bytes: int = _limit(4 * MIB)
     http_api_body_bytes: int = _limit(4 * MIB)
     nexus_http_body_bytes: int = _limit(2 * MIB)
-    # One step of one execution must fit a transaction.
-    transaction_size_bytes: int = _limit(4 * MIB)
 
     # -- pages ------------------------------------------------------------------------------------
     history_page: int = _limit(256)

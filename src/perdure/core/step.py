@@ -62,6 +62,11 @@ class Step(Generic[S, V]):
         return b"".join(self._events)
 
     @property
+    def events_size(self) -> int:
+        """Bytes of the events of this step."""
+        return sum(map(len, self._events))
+
+    @property
     def has_records(self) -> bool:
         return self.event_count > 0 or bool(self.notes) or bool(self.side)
 

@@ -122,9 +122,9 @@ class Partition:
             self._undo(transaction)
             instead = refused.instead
         except ApiError:
+            self._undo(transaction)
             self.recorder.catch_up(chain)
             depends_on = run.group if run is not None else chain.group
-            self._undo(transaction)
             if depends_on is not None:
                 # A refusal tells about state too: it must not tell about state that may yet be lost.
                 await depends_on.wait()
@@ -288,12 +288,11 @@ class Partition:
 
         What is in memory only was restored by the steps, and outlives the reload: callers may be waiting for it.
         """
-        for step in transaction.steps.values():
-            step.undo()
-        touched = [transaction.executions[uid] for uid, step in transaction.steps.items() if step.has_records]
+        transaction.undo()
+        touched = {uid for uid, step in transaction.steps.items() if step.has_records}
         if not touched and not transaction.created:
             return
-        self.recorder.catch_up(transaction.chain)
+        self.recorder.save_trailing(transaction.chain, touched)
         key = transaction.key
         if transaction.chain.group is not None:
             self.cache.settle(key, transaction.chain.group.finished)

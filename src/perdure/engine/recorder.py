@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Protocol
 
 from perdure.core.clock import Clock
@@ -121,7 +121,13 @@ class Recorder:
             if execution.trail is not None:
                 self._catch_up(execution)
 
-    def _catch_up(self, execution: AnyExecution) -> None:
+    def save_trailing(self, chain: Chain, undone: Container[int]) -> None:
+        """Write what trails behind a chain that is about to leave memory. undone: uids of runs whose state shows what has not happened."""
+        for execution in chain.runs.values():
+            if execution.trail is not None:
+                self._catch_up(execution, is_undone=execution.uid in undone)
+
+    def _catch_up(self, execution: AnyExecution, *, is_undone: bool = False) -> None:
         if execution.dropped or self._writer.is_fenced:
             self.trailing.take(execution)
             return
@@ -129,7 +135,12 @@ class Recorder:
         jobs = self._add_trailing(group, execution)
         group.add_execution(execution)
         execution.group = self._cache.chains[execution.chain_key].group = group
-        self._write_header(group, execution, jobs, created=False)
+        if not is_undone:
+            self._write_header(group, execution, jobs, created=False)
+        elif not execution.header.ready:
+            # The state cannot say what the header has to lead back to.
+            execution.header.ready = True
+            group.add_header(execution.header.copy())
 
     def _add_trailing(self, group: Group, execution: AnyExecution) -> list[Job]:
         """Nothing trails any more; returns the jobs that the header has to lead back to with it."""

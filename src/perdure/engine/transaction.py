@@ -35,6 +35,7 @@ class Transaction:
         self.superseded: list[int] = []
         self.effects: list[Callable[[], None]] = []
         self._new_uid = new_uid
+        self._replaced: list[Header] = []
 
     @property
     def key(self) -> ChainKey:
@@ -69,6 +70,7 @@ class Transaction:
         if current:
             if previous is not None:
                 self.superseded.append(previous.uid)
+                self._replaced.append(previous.header)
                 previous.header.is_current = False
             self.chain.current_run_id = run_id
         self.chain.runs[run_id] = execution
@@ -95,6 +97,13 @@ class Transaction:
         """It is over. Its steps forget it: objects that hold each other would have to be found by the garbage collector."""
         for step in self.steps.values():
             step.begin_run = no_transaction
+
+    def undo(self) -> None:
+        """It did not happen: take back what it changed beside the states. A header may be written yet, with what came before."""
+        for step in self.steps.values():
+            step.undo()
+        for header in self._replaced:
+            header.is_current = True
 
     def after_commit(self, effect: Callable[[], None]) -> None:
         """Call something once the transaction is durable. Must be quick and must not raise."""

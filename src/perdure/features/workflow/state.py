@@ -246,6 +246,8 @@ class WorkflowState(msgspec.Struct, gc=False):
     activity_ids: dict[str, int] = {}
     #: Of the pending activities' attributes, inputs included.
     pending_bytes: int = 0
+    #: Of all that is remembered of pending activities, but for their inputs and headers, which history keeps.
+    activity_bytes: int = 0
     #: Activity type → how many pending activities of it are paused, where there is one.
     paused_types: dict[str, int] = {}
     timers: dict[str, Timer] = {}

@@ -6,8 +6,13 @@ from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 
 from perdure.features.workflow import notes
 from perdure.features.workflow.run.closing import SERVER_IDENTITY, terminate
+from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.lifecycle import fail_task, schedule_task, write_task_events
+
+PART_BYTES = 250
+ID_BYTES = 40
+"""What a pending part (a timer, a child) and a request id are taken to need: too little to be counted one by one."""
 
 
 class EndingStep(WorkflowStep):
@@ -38,7 +43,7 @@ class EndingStep(WorkflowStep):
 
 
 def _enforce_limits(step: WorkflowStep) -> None:
-    """End the workflow task that lets too many events pile up behind it; end a run whose history nobody could replay any more."""
+    """End the workflow task that lets too many events pile up behind it; end a run that has become too big to be replayed or loaded."""
     state, limits = step.state, step.limits
     if not state.is_open:
         return
@@ -50,3 +55,13 @@ def _enforce_limits(step: WorkflowStep) -> None:
         terminate(step, "Workflow history size exceeds limit.", SERVER_IDENTITY)
     elif state.next_event_id - 1 > limits.history_count_error:
         terminate(step, "Workflow history count exceeds limit.", SERVER_IDENTITY)
+    elif _size(state) > limits.mutable_state_size_error_bytes:
+        terminate(step, "Workflow mutable state size exceeds limit.", SERVER_IDENTITY)
+
+
+def _size(state: WorkflowState) -> int:
+    """About how many bytes the official server would store for the run beside its history."""
+    parts = len(state.timers) + len(state.children) + len(state.external_signals) + len(state.external_cancels)
+    ids = len(state.updates) + len(state.completed_updates) + len(state.signal_request_ids) + len(state.request_ids)
+    buffered = sum(event.ByteSize() for event in state.buffer)
+    return state.activity_bytes + buffered + PART_BYTES * parts + ID_BYTES * ids + len(state.memo_bytes) + len(state.search_attributes_json)

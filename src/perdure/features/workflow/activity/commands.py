@@ -11,7 +11,7 @@ from perdure.core.clock import duration_ns, timestamp_ns
 from perdure.core.execution import Touch
 from perdure.features.workflow.activity.lifecycle import cancel_activity, start_activity
 from perdure.features.workflow.activity.options import check_options
-from perdure.features.workflow.activity.state import Activity
+from perdure.features.workflow.activity.state import Activity, count_bytes
 from perdure.features.workflow.commands import (
     CommandRefused,
     Completion,
@@ -87,7 +87,10 @@ def _scheduled(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     at = timestamp_ns(event.event_time)
     activity = state.activities[event.event_id] = Activity(event.event_id, attributes, at, at)
     state.activity_ids[attributes.activity_id] = event.event_id
-    state.pending_bytes += attributes.ByteSize()
+    size = attributes.ByteSize()
+    state.pending_bytes += size
+    activity.attributes_bytes = size - attributes.input.ByteSize() - attributes.header.ByteSize()
+    count_bytes(state, activity)
     touch(activity)
 
 

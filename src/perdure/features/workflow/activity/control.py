@@ -24,7 +24,7 @@ from perdure.core.execution import Touch
 from perdure.features.workflow import notes
 from perdure.features.workflow.activity.lifecycle import heartbeat
 from perdure.features.workflow.activity.retry import await_attempt, backoff, drop_heartbeat
-from perdure.features.workflow.activity.state import Activity, ActivityPause
+from perdure.features.workflow.activity.state import Activity, ActivityPause, count_bytes
 from perdure.features.workflow.registry import applies_note
 from perdure.features.workflow.run.pause_info import pause_or_free
 from perdure.features.workflow.state import WorkflowState
@@ -145,4 +145,5 @@ def _rescheduled(state: WorkflowState, note: notes.ActivityRescheduled, touch: T
     activity = state.activities[note.scheduled_event_id]
     activity.last_failure = None
     await_attempt(activity, note.at)
+    count_bytes(state, activity)
     touch(activity)

@@ -40,7 +40,7 @@ from perdure.core.jobs import decides
 from perdure.features.workflow import notes
 from perdure.features.workflow.activity.metrics import CANCELED, COMPLETED, FAILED, TIMED_OUT, count_end
 from perdure.features.workflow.activity.retry import drop_heartbeat, heartbeat_name, schedule_retry
-from perdure.features.workflow.activity.state import Activity
+from perdure.features.workflow.activity.state import Activity, count_bytes
 from perdure.features.workflow.failures import NO_TIME_TO_RETRY, activity_timeout
 from perdure.features.workflow.jobs import ActivityTimeout, HeartbeatTimeout
 from perdure.features.workflow.registry import applies, applies_note
@@ -104,6 +104,7 @@ def apply_heartbeat(state: WorkflowState, name: str, data: bytes | None, touch: 
     beat = _HEARTBEAT.decode(data) if data is not None else Heartbeat(0, None)
     activity.heartbeat_at = beat.at
     activity.heartbeat_details = beat.details
+    count_bytes(state, activity)
 
 
 def clear_heartbeats(state: WorkflowState) -> None:
@@ -235,6 +236,7 @@ def _ended(state: WorkflowState, scheduled_event_id: int) -> None:
     if activity is not None:
         state.activity_ids.pop(activity.activity_id, None)
         state.pending_bytes -= activity.attributes.ByteSize()
+        state.activity_bytes -= activity.counted_bytes
         forget_paused(state, activity)
 
 

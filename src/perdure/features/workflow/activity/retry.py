@@ -11,7 +11,7 @@ from temporalio.api.failure.v1 import Failure
 from perdure.core.clock import duration_ns
 from perdure.core.execution import Touch
 from perdure.features.workflow import notes
-from perdure.features.workflow.activity.state import Activity
+from perdure.features.workflow.activity.state import Activity, count_bytes
 from perdure.features.workflow.failures import FAILURE_TOO_LARGE, server_failure, truncate
 from perdure.features.workflow.registry import applies_note
 from perdure.features.workflow.state import WorkflowState
@@ -120,6 +120,7 @@ def _retry_scheduled(state: WorkflowState, note: notes.ActivityRetryScheduled, t
     activity.last_failure = note.failure
     activity.last_attempt_complete_at = note.completed_at
     await_attempt(activity, note.at)
+    count_bytes(state, activity)
     touch(activity)
 
 

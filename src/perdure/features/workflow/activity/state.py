@@ -40,7 +40,7 @@ class Activity(msgspec.Struct):
     out; a worker's token carries it. scheduled_at: when the present attempt may start. first_scheduled_at: when the activity was scheduled.
     identity: of the worker that took the latest attempt. last_failure, last_attempt_complete_at: of the latest attempt that failed.
     reset_requested: an operator reset it while an attempt ran; reset_heartbeat: the next attempt begins without heartbeat details.
-    heartbeat_at, heartbeat_details: beside the journal, overwritten.
+    heartbeat_at, heartbeat_details: beside the journal, overwritten. attributes_bytes, counted_bytes: see :func:`count_bytes`.
     """
 
     scheduled_event_id: int
@@ -63,6 +63,8 @@ class Activity(msgspec.Struct):
     reset_heartbeat: bool = False
     heartbeat_at: int = 0
     heartbeat_details: Payloads | None = None
+    attributes_bytes: int = 0
+    counted_bytes: int = 0
 
     @property
     def activity_id(self) -> str:
@@ -126,3 +128,12 @@ class Activity(msgspec.Struct):
                 fixed.append((at, timeout_type))
         if fixed:
             yield ActivityTimeout(min(fixed)[0], self.scheduled_event_id, self.stamp)
+
+
+def count_bytes(state: WorkflowState, activity: Activity) -> None:
+    """Note what a pending activity adds to the size of the run's state, after its failure or its heartbeat has changed."""
+    failure, details = activity.last_failure, activity.heartbeat_details
+    size = activity.attributes_bytes
+    size += (failure.ByteSize() if failure is not None else 0) + (details.ByteSize() if details is not None else 0)
+    state.activity_bytes += size - activity.counted_bytes
+    activity.counted_bytes = size

@@ -11,6 +11,7 @@ from temporalio.api.history.v1 import WorkflowExecutionStartedEventAttributes
 from perdure.core.clock import MILLISECOND, duration_ns, to_duration, to_timestamp
 from perdure.core.errors import ApiError, Code, already_started, busy_workflow
 from perdure.core.execution import ChainKey, RunKey
+from perdure.core.limits import Limits
 from perdure.engine.transaction import Transaction
 from perdure.features.namespace.registry import Namespace
 from perdure.features.workflow import notes
@@ -22,6 +23,7 @@ from perdure.features.workflow.other_runs.outgoing import Child, is_run_of
 from perdure.features.workflow.run.closing import SERVER_IDENTITY, terminate
 from perdure.features.workflow.run.cron import cron_backoff
 from perdure.features.workflow.run.interaction import request_cancel
+from perdure.features.workflow.run.pace import check_pace
 from perdure.features.workflow.run.start import Start, begin
 from perdure.features.workflow.run.versioning import hand_on
 from perdure.features.workflow.services import step_of
@@ -122,7 +124,7 @@ class ChildMessages:
         request_id: str,
     ) -> str:  # fmt: skip
         run_id = transaction.ids.run_id(transaction.now)
-        _make_way(transaction, child.attributes.workflow_id_reuse_policy, run_id)
+        _make_way(transaction, child.attributes.workflow_id_reuse_policy, run_id, self._services.limits)
         now = transaction.now
         backoff = cron_backoff(attributes.cron_schedule, now, now)
         attributes.first_workflow_task_backoff.CopyFrom(to_duration(backoff or 0))
@@ -183,8 +185,9 @@ class ChildMessages:
         await self._messenger.record(key, _informed)
 
 
-def _make_way(transaction: Transaction, policy: WorkflowIdReusePolicy.ValueType, new_run_id: str) -> None:
-    """Raises ApiError ALREADY_EXISTS when the id may not be used; ends a running workflow if that is the policy."""
+def _make_way(transaction: Transaction, policy: WorkflowIdReusePolicy.ValueType, new_run_id: str, limits: Limits) -> None:
+    """Ends a running workflow if that is the policy. Raises ApiError ALREADY_EXISTS when the id may not be used, RESOURCE_EXHAUSTED when it
+    may not be used yet."""
     current = transaction.current
     if current is None:
         return
@@ -197,6 +200,7 @@ def _make_way(transaction: Transaction, policy: WorkflowIdReusePolicy.ValueType,
     if refused:
         message = f"Workflow execution is already running or finished. WorkflowId: {state.workflow_id}, RunId: {state.run_id}."
         raise already_started(message, state.start_request_id, state.run_id)
+    check_pace(limits, state, transaction.now)
     if state.is_open:
         data = f'"terminated by new runID: {new_run_id}"'.encode()
         details = Payloads(payloads=[Payload(metadata={"encoding": b"json/plain"}, data=data)])

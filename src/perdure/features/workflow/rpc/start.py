@@ -29,6 +29,7 @@ from perdure.features.workflow.run.cron import cron_backoff
 from perdure.features.workflow.run.interaction import signal
 from perdure.features.workflow.run.links import event_link, request_link
 from perdure.features.workflow.run.options import attach
+from perdure.features.workflow.run.pace import check_pace
 from perdure.features.workflow.run.start import Start, begin
 from perdure.features.workflow.services import WorkflowServices, step_of
 from perdure.features.workflow.state import Status, TaskStatus, WorkflowState
@@ -175,17 +176,19 @@ class StartRpc:
         return _existing(step.state, is_new=False, is_attached=options.attach_request_id)
 
     def _decide(self, transaction: Transaction, request: StartRequest, namespace_id: str, *, schedules_task: bool) -> Started:
-        """Begin a run if the policies allow it. Raises ApiError ALREADY_EXISTS if not."""
+        """Begin a run if the policies allow it. Raises ApiError ALREADY_EXISTS or RESOURCE_EXHAUSTED if not."""
         run_id = transaction.ids.run_id(transaction.now)
         current = transaction.current
         if current is not None:
-            if current.state.is_open:
-                if not _terminates(request):
-                    raise _refused(current.state, "Workflow execution is already running.", "")
+            state: WorkflowState = current.state
+            if not state.is_open:
+                _check_reuse(request.workflow_id_reuse_policy, state)
+            elif not _terminates(request):
+                raise _refused(state, "Workflow execution is already running.", "")
+            check_pace(self._services.limits, state, transaction.now)
+            if state.is_open:
                 details = Payloads(payloads=[_text(f"terminated by new runID: {run_id}")])
                 terminate(step_of(transaction, current), TERMINATED_REASON, SERVER_IDENTITY, details)
-            else:
-                _check_reuse(request.workflow_id_reuse_policy, current.state)
         step = transaction.create(self._services.engine.kinds[WORKFLOW], run_id)
         assert isinstance(step, WorkflowStep)
         start = _start(request, self._services.namespaces.by_id(namespace_id).retention, transaction.now)

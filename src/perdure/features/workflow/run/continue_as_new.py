@@ -15,7 +15,8 @@ from perdure.features.search_attributes.values import (
 )
 from perdure.features.workflow.commands import CommandRefused, Completion, refuse_if_too_big, refusing, require_attributes
 from perdure.features.workflow.registry import command
-from perdure.features.workflow.run.new_run import begin_next, held_back, next_started
+from perdure.features.workflow.run.new_run import begin_next, next_started
+from perdure.features.workflow.run.pace import held_back
 from perdure.features.workflow.run.properties import merged
 from perdure.features.workflow.run.versioning import hand_on
 from perdure.features.workflow.step import WorkflowStep
@@ -141,7 +142,7 @@ def _begin(step: WorkflowStep, attributes: Attributes, run_id: str) -> None:
     same_queue = attributes.task_queue.name == state.task_queue
     hand_on(state, new, same_queue=same_queue, version=not attributes.initial_versioning_behavior)
     new.completion_callbacks.extend(callback.callback for callback in state.callbacks)
-    backoff = held_back(state, step.now, attributes.backoff_start_interval if attributes.HasField("backoff_start_interval") else None)
+    backoff = held_back(step, attributes.backoff_start_interval if attributes.HasField("backoff_start_interval") else None)
     if backoff is not None:
         new.first_workflow_task_backoff.CopyFrom(backoff)
     begin_next(step, run_id, new)

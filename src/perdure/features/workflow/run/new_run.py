@@ -7,24 +7,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from google.protobuf.duration_pb2 import Duration
 from temporalio.api.common.v1 import Payloads
 from temporalio.api.enums.v1 import ContinueAsNewInitiator, RetryState
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import WorkflowExecutionStartedEventAttributes
 
-from perdure.core.clock import SECOND, duration_ns, to_duration, to_timestamp
+from perdure.core.clock import duration_ns, to_duration, to_timestamp
 from perdure.features.workflow.activity.retry import backoff, is_retryable, requested_delay
 from perdure.features.workflow.run.cron import cron_backoff
+from perdure.features.workflow.run.pace import held_back
 from perdure.features.workflow.run.start import Start, begin
 from perdure.features.workflow.run.versioning import hand_on
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 
 Initiator = ContinueAsNewInitiator
-
-MINIMUM_LIFETIME = SECOND
-"""A run that ends sooner holds back the next one for the rest: a chain cannot spin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +76,6 @@ def workflow_retry(state: WorkflowState, failure: Failure, now: int) -> tuple[in
     return interval, RetryState.RETRY_STATE_IN_PROGRESS
 
 
-def held_back(state: WorkflowState, now: int, given: Duration | None) -> Duration | None:
-    """The backoff of the next run (None: not given), raised so that the two runs begin at least a second apart."""
-    lifetime = now - state.execution_at
-    if lifetime + (duration_ns(given) if given is not None else 0) < MINIMUM_LIFETIME:
-        return to_duration(MINIMUM_LIFETIME - lifetime)
-    return given
-
-
 def next_started(step: WorkflowStep) -> WorkflowExecutionStartedEventAttributes:
     """What every following run takes over from the one before."""
     state = step.state
@@ -130,7 +119,7 @@ def begin_again(step: WorkflowStep, next_run: NextRun, result: Payloads | None, 
         new.continued_failure.CopyFrom(failure)
     if result is not None:
         new.last_completion_result.CopyFrom(result)
-    wait = held_back(state, step.now, to_duration(next_run.backoff))
+    wait = held_back(step, to_duration(next_run.backoff))
     if wait is not None:
         new.first_workflow_task_backoff.CopyFrom(wait)
     begin_next(step, next_run.run_id, new)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import NoReturn
 
 from temporalio.api.command.v1 import Command
+from temporalio.api.common.v1 import Payload, Payloads
 from temporalio.api.enums.v1 import CommandType, WorkerVersioningMode, WorkflowTaskFailedCause
 from temporalio.api.failure.v1 import Failure, ServerFailureInfo
 from temporalio.api.history.v1 import WorkflowTaskCompletedEventAttributes
@@ -19,9 +21,9 @@ from perdure.features.workflow.commands import CommandRefused, Completion
 from perdure.features.workflow.registry import COMMANDS
 from perdure.features.workflow.run.builds import forget_old_reset_points
 from perdure.features.workflow.run.closing import SERVER_IDENTITY, terminate
-from perdure.features.workflow.state import Status, WorkflowTask
+from perdure.features.workflow.state import Status
 from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.task.completion_pages import all_commands, keep_page
+from perdure.features.workflow.task.completion_pages import TaskId, all_commands, keep_page, task_id
 from perdure.features.workflow.task.lifecycle import fail_task, schedule_task, start_task, write_task_events
 from perdure.features.workflow.task.metrics import COMPLETED, count_failure
 from perdure.features.workflow.task.problems import handle_problem
@@ -65,7 +67,7 @@ def complete_task(step: WorkflowStep, transaction: Transaction, request: Respond
     if is_heartbeat and step.now > original_scheduled_at + step.limits.workflow_task_heartbeat_timeout_ns:
         return _end_heartbeat(step, request)
     had_buffered = bool(step.state.buffer)
-    answered = _identity(step.task)
+    answered = task_id(step.task)
     completion = Completion(transaction, request, 0, list(request.messages), not commands and can_be_discarded(step, request))
     if completion.discarded:
         step.set_speculative(None)
@@ -92,8 +94,27 @@ def complete_task(step: WorkflowStep, transaction: Transaction, request: Respond
     step.holds_task = False
     if step.state.is_open:
         _schedule_next(step, completion, original_scheduled_at if is_heartbeat else 0)
+    _check_size(step, transaction, answered)
     answer_queries(step, transaction, request.query_results)
     return completion
+
+
+def _check_size(step: WorkflowStep, transaction: Transaction, answered: TaskId) -> None:
+    """What the completion writes must not be too big, neither for its own run nor for one that follows. Raises Refused."""
+    limit = step.limits.transaction_size_bytes
+    # At the end of the step they get their ids, unless a task runs again.
+    waiting = 0 if step.task.is_started or not step.state.is_open else sum(event.ByteSize() for event in step.waiting_events)
+    size = max(waiting + step.events_size, *(each.events_size for each in transaction.steps.values()))
+    if size <= limit:
+        return
+    message = f"transaction size of {size} bytes exceeds limit of {limit} bytes"
+    details = Payloads(payloads=[Payload(metadata={"encoding": b"json/plain"}, data=json.dumps(message).encode())])
+
+    def instead(transaction: Transaction) -> ApiError:
+        terminate(_step_again(transaction, answered), "Transaction size exceeds limit.", SERVER_IDENTITY, details)
+        return invalid_argument(message)
+
+    raise Refused(instead)
 
 
 def _check_request(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest) -> None:
@@ -186,23 +207,25 @@ def _set_sticky(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest
         step.note(notes.StickyChanged(queue, timeout if queue else 0))
 
 
-def _identity(task: WorkflowTask) -> tuple[int, int, int]:
-    return task.scheduled_event_id, task.attempt, task.started_at
+def _step_again(transaction: Transaction, answered: TaskId) -> WorkflowStep:
+    """The step of the run after its completion was undone. Raises ApiError NOT_FOUND."""
+    assert transaction.run is not None
+    step = transaction.step(transaction.run)
+    assert isinstance(step, WorkflowStep)
+    if not step.state.is_open or not step.task.is_started or task_id(step.task) != answered:
+        # Undoing took time, or brought back less than there was: the task is not there any more.
+        raise not_found("Workflow task not found.")
+    return step
 
 
-def _refuse(refused: CommandRefused, request: RespondWorkflowTaskCompletedRequest, answered: tuple[int, int, int]) -> NoReturn:
+def _refuse(refused: CommandRefused, request: RespondWorkflowTaskCompletedRequest, answered: TaskId) -> NoReturn:
     """Undo the commands, record the failure instead, and tell the worker.
 
     From the second attempt on nothing is recorded: the task stays with the worker until it times out, which slows the retries down.
     """
 
     def instead(transaction: Transaction) -> ApiError:
-        assert transaction.run is not None
-        step = transaction.step(transaction.run)
-        assert isinstance(step, WorkflowStep)
-        if not step.state.is_open or not step.task.is_started or _identity(step.task) != answered:
-            # Undoing took time, or brought back less than there was: the task is not there any more.
-            raise not_found("Workflow task not found.")
+        step = _step_again(transaction, answered)
         fail_sent(step)
         if answered[1] > 1 and refused.cause != Cause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND:
             return invalid_argument(refused.message)

@@ -35,7 +35,7 @@ def keep_page(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest) 
     False: all pages together are over the limit, and forgotten. Raises ApiError for a page that makes no sense.
     """
     _check(request, step.limits.workflow_task_completion_pages)
-    task = _identity(step.task)
+    task = task_id(step.task)
     kept = step.volatile.pages
     if kept is None or kept.task != task:
         kept = step.volatile.pages = CompletionPages(task)
@@ -57,7 +57,7 @@ def all_commands(step: WorkflowStep, request: RespondWorkflowTaskCompletedReques
     _check(request, step.limits.workflow_task_completion_pages)
     kept, step.volatile.pages = step.volatile.pages, None
     task = step.task
-    if kept is None or kept.task != _identity(task):
+    if kept is None or kept.task != task_id(task):
         raise _lost(f"workflow task completion buffer lost for scheduled event {task.scheduled_event_id} attempt {task.attempt}")
     for page in range(request.page_number):
         if page not in kept.pages:
@@ -74,7 +74,8 @@ def _check(request: RespondWorkflowTaskCompletedRequest, most: int) -> None:
         raise invalid_argument("intermediate workflow task page must carry at least one command")
 
 
-def _identity(task: WorkflowTask) -> TaskId:
+def task_id(task: WorkflowTask) -> TaskId:
+    """Tells a started workflow task from all others of its run, also from one that took its place in memory."""
     return task.scheduled_event_id, task.attempt, task.started_at
 
 
