@@ -12,6 +12,8 @@ from temporalio.api.workflowservice import v1 as api
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from perdure.core.limits import Limits
+from tests.support.inspected import inspected_server
 from tests.support.requests import events, execution, names, payloads, poll, signal, start, terminate
 
 CLOSE_EVENT = HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
@@ -82,26 +84,29 @@ async def test_backwards_is_the_same_the_other_way_round(client: Client) -> None
     assert await backwards(client, 1) == [7, 6, 5, 4, 3, 2, 1]
 
 
-async def test_no_page_is_bigger_than_a_message_may_be(client: Client) -> None:
-    """Twelve MiB of events, five of them written at once; clients take messages of 4 MiB by default."""
-    await start(client, "w", input=payloads("x" * (2 * MIB - 100)))
-    for _ in range(2):
-        task = await poll(client)
-        await signal(client, "w", input=payloads("x" * (2 * MIB - 100)))
-        await answer(client, task, *(marker(str(number), MIB - 1000) for number in range(3)))
-    await terminate(client, "w")
-    found: list[int] = []
-    token = b""
-    while True:
-        page = await client.workflow_service.get_workflow_execution_history(request(next_page_token=token))
-        assert page.ByteSize() < 4 * MIB
-        found.extend(event.event_id for event in page.history.events)
-        token = page.next_page_token
-        if not token:
-            break
-    assert found == list(range(1, len(found) + 1))
-    assert len(found) == len(await events(client, "w"))
-    assert await backwards(client) == found[::-1]
+async def test_no_page_is_bigger_than_a_message_may_be(database: str) -> None:
+    """Twelve MiB of events, five of them written at once, where that is allowed; clients take messages of 4 MiB by default."""
+    limits = Limits.from_dynamic_config({"system.transactionSizeLimit": 8 * MIB})
+    async with inspected_server(database=database, limits=limits) as server:
+        client = await Client.connect(server.grpc_address)
+        await start(client, "w", input=payloads("x" * (2 * MIB - 100)))
+        for _ in range(2):
+            task = await poll(client)
+            await signal(client, "w", input=payloads("x" * (2 * MIB - 100)))
+            await answer(client, task, *(marker(str(number), MIB - 1000) for number in range(3)))
+        await terminate(client, "w")
+        found: list[int] = []
+        token = b""
+        while True:
+            page = await client.workflow_service.get_workflow_execution_history(request(next_page_token=token))
+            assert page.ByteSize() < 4 * MIB
+            found.extend(event.event_id for event in page.history.events)
+            token = page.next_page_token
+            if not token:
+                break
+        assert found == list(range(1, len(found) + 1))
+        assert len(found) == len(await events(client, "w"))
+        assert await backwards(client) == found[::-1]
 
 
 async def test_a_reader_that_waits_is_told_at_once(client: Client) -> None:
