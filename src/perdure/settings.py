@@ -18,7 +18,7 @@ import msgspec
 
 from perdure.core import limits as limits_module
 from perdure.core.clock import DAY, SECOND
-from perdure.core.limits import LimitError, Limits, parse_duration
+from perdure.core.limits import LimitError, Limits, format_duration, parse_duration
 from perdure.core.poison_policy import parse_poison_policy
 
 ENVIRONMENT_PREFIX = "PERDURE_"
@@ -27,6 +27,9 @@ CONFIG_FILE_VARIABLE = "PERDURE_CONFIG_FILE"
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 LogLevel = Literal["debug", "info", "warn", "error", "never", "fatal"]
 LogFormat = Literal["text", "json", "pretty"]
+
+LONGEST_INDEXED_ID = 2_500
+"""Bytes. A key of an index in PostgreSQL has at most 2,704; ids share theirs with a namespace's id, a kind and a run id."""
 
 SEARCH_ATTRIBUTE_TYPES = ("Text", "Keyword", "Int", "Double", "Bool", "Datetime", "KeywordList")
 
@@ -136,7 +139,25 @@ def load_settings(
         merged["limits"] = Limits.from_dynamic_config(merged["dynamic_config"])
     except LimitError as error:
         raise SettingsError(str(error)) from None
-    return LoadedSettings(ServerSettings(**merged), origins)
+    loaded = LoadedSettings(ServerSettings(**merged), origins)
+    _check_together(loaded)
+    return loaded
+
+
+def _check_together(loaded: LoadedSettings) -> None:
+    """What a value must be given the others. Raises SettingsError."""
+    settings, limits = loaded.settings, loaded.settings.limits
+    if settings.namespace_retention < limits.namespace_retention_minimum_ns:
+        raise SettingsError(
+            f"namespace_retention ({loaded.origins['namespace_retention']}): wants at least "
+            f"{format_duration(limits.namespace_retention_minimum_ns)} (dynamic config value system.namespaceMinRetentionLocal), "
+            f"got {format_duration(settings.namespace_retention)}"
+        )
+    if settings.is_postgresql and limits.max_id_length > LONGEST_INDEXED_ID:
+        raise SettingsError(
+            f"dynamic config value limit.maxIDLength: wants at most {LONGEST_INDEXED_ID} with PostgreSQL, "
+            f"whose indexes hold no longer keys, got {limits.max_id_length}"
+        )
 
 
 def search_attribute_type(name: str, given: str) -> str:
@@ -261,6 +282,12 @@ def _check_database(database: str) -> str:
 def _check_namespaces(namespaces: tuple[str, ...]) -> tuple[str, ...]:
     if not all(namespaces):
         raise SettingsError("a namespace needs a name")
+    for name in namespaces:
+        # No database keeps U+0000 in text, and half a surrogate pair is no text.
+        if "\0" in name or not name.isprintable():
+            raise SettingsError(f"a namespace cannot have the name {name!r}: use printable characters")
+        if len(name.encode()) > LONGEST_INDEXED_ID:
+            raise SettingsError(f"the name of a namespace has at most {LONGEST_INDEXED_ID} bytes, got {name[:50]!r}…")
     return namespaces
 
 

@@ -54,6 +54,11 @@ async def completed_outside() -> str:
 
 
 @activity.defn
+async def wants_to_wait_for_ages() -> None:
+    raise ApplicationError("later", next_retry_delay=timedelta(days=9_999 * 365))
+
+
+@activity.defn
 async def gives_up(message: str) -> None:
     raise ApplicationError(message, type="Hopeless")
 
@@ -158,3 +163,26 @@ async def test_a_named_error_type_is_not_retried(client: Client) -> None:
     assert error.retry_state == RetryState.NON_RETRYABLE_FAILURE
     assert isinstance(error.cause, ApplicationError)
     assert (error.cause.type, error.cause.message) == ("Hopeless", "no use")
+
+
+@workflow.defn
+class Waiting:
+    @workflow.run
+    async def run(self) -> None:
+        await workflow.execute_activity(wants_to_wait_for_ages, start_to_close_timeout=10 * SECONDS)
+
+
+async def test_a_delay_that_outlives_every_clock_harms_nobody(client: Client) -> None:
+    """It is cut to a hundred years. A time that no database can hold would fail the commit, with everybody's who shares it."""
+    async with Worker(
+        client, task_queue=QUEUE, workflows=[Waiting], activities=[wants_to_wait_for_ages], workflow_runner=UnsandboxedWorkflowRunner()
+    ):
+        handle = await client.start_workflow(Waiting.run, id="ages", task_queue=QUEUE)
+
+        async def is_put_off() -> bool:
+            pending = (await handle.describe()).raw_description.pending_activities
+            return bool(pending) and pending[0].attempt == 2
+
+        await until(is_put_off)
+        (pending,) = (await handle.describe()).raw_description.pending_activities
+        assert pending.current_retry_interval.ToTimedelta() == timedelta(days=36_500)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from uuid import UUID
 
 import pytest
 from msgspec.structs import replace
 
+from perdure.settings import LONGEST_INDEXED_ID
 from perdure.store import Store
 from perdure.store.protocol import Header, JournalRow, SideRow, Snapshot, StoreError
 from perdure.store.sql import HEADERS, JOURNAL
@@ -118,9 +121,23 @@ async def test_two_current_runs_fail_the_commit(writer: Writer) -> None:
 
 async def test_a_value_that_does_not_fit_fails_only_its_commit(writer: Writer) -> None:
     with pytest.raises(StoreError):
-        await writer.commit(headers=[header(1, wake_at=2**63)])
+        await writer.commit(headers=[header(1, expire_at=2**63)])
     await writer.commit(headers=[header(1)])
     assert await writer.store.count_headers(NAMESPACE, KIND) == 1
+
+
+async def test_a_time_that_no_column_holds_is_kept_as_the_last_one(writer: Writer) -> None:
+    await writer.commit(headers=[header(1, wake_at=2**64, execution_at=2**65), header(2, wake_at=2**62)])
+    found = await writer.store.find_current(NAMESPACE, KIND, "order-1")
+    assert found == header(1, wake_at=2**63 - 1, execution_at=2**63 - 1)
+    assert await writer.store.find_current(NAMESPACE, KIND, "order-2") == header(2, wake_at=2**62)
+
+
+async def test_ids_of_the_longest_that_settings_allow(writer: Writer) -> None:
+    """Random, so that the database cannot make them shorter."""
+    longest = random.Random(1).randbytes(LONGEST_INDEXED_ID // 2).hex()
+    await writer.commit(headers=[header(1, namespace_id=str(UUID(int=1)), business_id=longest, run_id=str(UUID(int=2)))])
+    assert await writer.store.find_current(str(UUID(int=1)), KIND, longest) is not None
 
 
 async def test_a_run_takes_the_place_of_another(writer: Writer) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from perdure.core.clock import DAY, HOUR, MILLISECOND, MINUTE, SECOND
-from perdure.core.limits import LimitError, Limits, RetryDefaults, format_duration, keys_of, known_keys, parse_duration
+from perdure.core.limits import LONGEST_DURATION, LimitError, Limits, RetryDefaults, format_duration, keys_of, known_keys, parse_duration
 
 
 def test_defaults_are_the_official_ones() -> None:
@@ -91,6 +91,13 @@ def test_retry_defaults_keep_what_is_left_out() -> None:
 def test_durations(text: object, nanoseconds: int) -> None:
     assert parse_duration(text) == nanoseconds
     assert parse_duration(format_duration(nanoseconds)) == nanoseconds
+
+
+def test_a_duration_has_an_end() -> None:
+    assert parse_duration("36500d") == LONGEST_DURATION
+    for text in ("36500d1ns", "100000d", 10**30):
+        with pytest.raises(ValueError, match=r"at most 36500d \(a hundred years\)"):
+            parse_duration(text)
 
 
 @pytest.mark.parametrize("text", ["", "s", "-1s", "1s 2m x", "1w", "ten", True, None, -5, float("nan"), float("inf")])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from perdure.core.clock import DAY, HOUR, SECOND
-from perdure.settings import Given, ServerSettings, SettingsError, load_settings
+from perdure.settings import LONGEST_INDEXED_ID, Given, ServerSettings, SettingsError, load_settings
 
 
 def write(folder: Path, text: str) -> Path:
@@ -115,6 +115,10 @@ def test_bad_environment(environment: dict[str, str], message: str) -> None:
         ("database = 'postgresql://[h/d'", "not a valid URL: Invalid IPv6 URL; it must look like postgresql://user@host:5432/database"),
         ("database = 'postgresql://h:x/d'", "not a valid URL: "),
         ("namespaces = ['a', '']", "a namespace needs a name"),
+        ('namespaces = ["a\\u0000b"]', r"cannot have the name 'a\x00b'"),
+        (f"namespaces = ['{'x' * 2501}']", "the name of a namespace has at most 2500 bytes"),
+        ("namespace_retention = '100000d'", "wants a duration of at most 36500d (a hundred years), got '100000d'"),
+        ("namespace_retention = '1m'", "wants at least 1h (dynamic config value system.namespaceMinRetentionLocal), got 1m"),
         ("ip = 'here'", "'here' is not an IP address; use 127.0.0.1"),
         ("[search_attributes]\nCity = 'String'", "search attribute City: unknown type 'String'; the types are Text, Keyword"),
     ],
@@ -124,6 +128,13 @@ def test_bad_file(tmp_path: Path, text: str, message: str) -> None:
         load_settings(file=write(tmp_path, text))
     assert message in str(refused.value)
     assert "perdure.toml" in str(refused.value)
+
+
+def test_ids_that_postgresql_could_not_index() -> None:
+    values = {"dynamic_config": Given({"limit.maxIDLength": LONGEST_INDEXED_ID + 1}, "flag")}
+    assert load_settings(flags=values).settings.limits.max_id_length == LONGEST_INDEXED_ID + 1
+    with pytest.raises(SettingsError, match=r"limit\.maxIDLength: wants at most 2500 with PostgreSQL, .* got 2501"):
+        load_settings(flags={**values, "database": Given("postgresql://h/d", "flag")})
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ from typing import Any, cast
 
 from perdure.core.clock import DAY, HOUR, MICROSECOND, MILLISECOND, MINUTE, SECOND
 
+LONGEST_DURATION = 100 * 365 * DAY
+"""Longer durations are cut to this or refused, so that adding them to a time stays a time."""
+
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -259,17 +262,28 @@ def keys_of(name: str) -> tuple[str, ...]:
 
 
 def parse_duration(value: object) -> int:
-    """Nanoseconds of ``"1m30s"``, ``"500ms"``, ``"7d"`` (a day is 24 hours), or of a plain number of seconds. Raises ValueError."""
+    """Nanoseconds of ``"1m30s"``, ``"500ms"``, ``"7d"`` (a day is 24 hours), or of a plain number of seconds; a hundred years at most.
+
+    Raises ValueError.
+    """
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = f"{value:f}" if isinstance(value, float) else str(value)
-    if isinstance(value, str):
-        text = value.strip()
-        if re.fullmatch(r"\d+(\.\d+)?", text):
-            return _scaled(text, SECOND)
-        parts = _DURATION_PART.findall(text)
-        if text and "".join(number + unit for number, unit in parts) == text:
-            return sum(_scaled(number, _UNITS[unit]) for number, unit in parts)
-    raise ValueError('a duration such as "10s", "1m30s" or a number of seconds')
+    nanoseconds = _nanoseconds(value.strip()) if isinstance(value, str) else None
+    if nanoseconds is None:
+        raise ValueError('a duration such as "10s", "1m30s" or a number of seconds')
+    if nanoseconds > LONGEST_DURATION:
+        raise ValueError(f"a duration of at most {LONGEST_DURATION // DAY}d (a hundred years)")
+    return nanoseconds
+
+
+def _nanoseconds(text: str) -> int | None:
+    """None when it is no duration."""
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return _scaled(text, SECOND)
+    parts = _DURATION_PART.findall(text)
+    if not text or "".join(number + unit for number, unit in parts) != text:
+        return None
+    return sum(_scaled(number, _UNITS[unit]) for number, unit in parts)
 
 
 def format_duration(nanoseconds: int) -> str:

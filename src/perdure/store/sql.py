@@ -82,6 +82,9 @@ SNAPSHOTS = Table("snapshots", {"uid": "bigint", "sequence": "bigint", "version"
 EXECUTION_TABLES = (HEADERS, JOURNAL, SIDE, SNAPSHOTS)
 """Every table with rows of an execution, found by uid."""
 
+LAST_TIME = 2**63 - 1
+"""In the year 2262."""
+
 _header_row = attrgetter(*Header.__struct_fields__)
 _journal_row = attrgetter(*JOURNAL.columns)
 _side_row = attrgetter(*SIDE.columns)
@@ -112,7 +115,7 @@ def commit_rows(commit: Commit) -> CommitRows:
     Headers are copied here, so the caller may go on changing them.
     """
     gone = set(commit.deleted)
-    headers: list[Row] = [_header_row(header) for header in commit.headers]
+    headers = [_header(header) for header in commit.headers]
     journal: list[Row] = [_journal_row(row) for row in commit.journal]
     superseded = commit.superseded
     if len(headers) > 1:
@@ -135,6 +138,15 @@ def commit_rows(commit: Commit) -> CommitRows:
         side_removed=[(row.uid, row.name) for row in side if row.data is None],
         snapshots=[_snapshot_row(row) for row in snapshots],
     )
+
+
+def _header(header: Header) -> Row:
+    """Its row. A time that no store could hold becomes the last one that it can: refused, it would take the whole commit with it."""
+    if (header.wake_at or 0) > LAST_TIME or header.execution_at > LAST_TIME:
+        header = header.copy()
+        header.wake_at = None if header.wake_at is None else min(header.wake_at, LAST_TIME)
+        header.execution_at = min(header.execution_at, LAST_TIME)
+    return _header_row(header)
 
 
 def _is_current(row: Row) -> bool:

@@ -27,15 +27,12 @@ from perdure.core.call import OPERATOR_SERVICE, Call, MethodTable
 from perdure.core.clock import duration_ns
 from perdure.core.compatibility import CLUSTER_NAME
 from perdure.core.errors import ApiError, Code, failed_precondition, invalid_argument, namespace_not_found
-from perdure.core.limits import Limits
+from perdure.core.limits import LONGEST_DURATION, Limits
 from perdure.core.poison_policy import NAMESPACE_KEY, parse_poison_policy
 from perdure.features.namespace.aliases import upsert_aliases
 from perdure.features.namespace.describing import NamespaceDescriber
 from perdure.features.namespace.registry import SYSTEM_NAMESPACE, Namespace, NamespaceRegistry
 from perdure.features.namespace.removal import NamespaceRemoval
-
-LONGEST_RETENTION_SECONDS = 100 * 365 * 86_400
-"""Longer durations are cut to this: 100 years."""
 
 
 class NamespaceRpc:
@@ -139,7 +136,7 @@ class NamespaceRpc:
         retention = duration_ns(duration)
         if retention < self._limits.namespace_retention_minimum_ns:
             raise invalid_argument("A valid retention period is not set on request.")
-        return min(retention, LONGEST_RETENTION_SECONDS * 1_000_000_000)
+        return min(retention, LONGEST_DURATION)
 
     async def deprecate(self, request: DeprecateNamespaceRequest, call: Call) -> DeprecateNamespaceResponse:
         def change(namespace: Namespace) -> None:

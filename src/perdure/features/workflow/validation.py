@@ -13,13 +13,10 @@ from temporalio.api.common.v1 import Priority, RetryPolicy, WorkflowExecution
 from temporalio.api.enums.v1 import TaskQueueKind, TimeoutType
 from temporalio.api.taskqueue.v1 import TaskQueue
 
-from perdure.core.clock import DAY, SECOND, duration_ns, to_duration
+from perdure.core.clock import SECOND, duration_ns, to_duration
 from perdure.core.errors import invalid_argument
-from perdure.core.limits import Limits, RetryDefaults
+from perdure.core.limits import LONGEST_DURATION, Limits, RetryDefaults
 from perdure.features.task_queue.validation import RESERVED_PREFIX
-
-LONGEST_DURATION = 100 * 365 * DAY
-"""Longer durations are cut to this, so that adding them to a time stays a time."""
 
 TIMEOUT_TYPE_PREFIX = "TemporalTimeout:"
 

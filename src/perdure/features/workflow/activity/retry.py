@@ -10,6 +10,7 @@ from temporalio.api.failure.v1 import Failure
 
 from perdure.core.clock import duration_ns
 from perdure.core.execution import Touch
+from perdure.core.limits import LONGEST_DURATION
 from perdure.features.workflow import notes
 from perdure.features.workflow.activity.state import Activity, count_bytes
 from perdure.features.workflow.failures import FAILURE_TOO_LARGE, server_failure, truncate
@@ -94,15 +95,15 @@ def requested_delay(failure: Failure | None) -> int | None:
     if failure is None or not failure.HasField("application_failure_info"):
         return None
     info = failure.application_failure_info
-    return duration_ns(info.next_retry_delay) if info.HasField("next_retry_delay") else None
+    return min(duration_ns(info.next_retry_delay), LONGEST_DURATION) if info.HasField("next_retry_delay") else None
 
 
 def backoff(policy: RetryPolicy, attempt: int) -> int:
     """Nanoseconds between an attempt and the next by the policy, before its maximum interval."""
     try:
-        return int(duration_ns(policy.initial_interval) * policy.backoff_coefficient ** (attempt - 1))
+        return min(int(duration_ns(policy.initial_interval) * policy.backoff_coefficient ** (attempt - 1)), LONGEST_DURATION)
     except OverflowError:
-        return 2**63 - 1
+        return LONGEST_DURATION
 
 
 def bounded(step: WorkflowStep, failure: Failure | None) -> Failure | None:
