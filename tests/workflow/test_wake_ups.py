@@ -14,9 +14,10 @@ from perdure.core.clock import HOUR, MINUTE, NOTICED_WITHIN, SECOND, to_duration
 from perdure.core.limits import Limits
 from perdure.core.step import Step
 from perdure.engine.partition import FAILED_JOB_RETRY
-from perdure.features.workflow.jobs import FireTimer
+from perdure.features.workflow.jobs import FireTimer, HeartbeatTimeout
 from perdure.store.protocol import Header
 from perdure.testing.faulty_store import StoreFaults
+from tests.support.activity_calls import heartbeat, schedule
 from tests.support.virtual_server import WORKFLOW_ID, VirtualServer, on_virtual_server
 
 
@@ -98,6 +99,27 @@ def test_the_clock_steps_back() -> None:
         assert not await has_fired(server)
         await server.pass_time(600)
         assert await has_fired(server)
+
+    on_virtual_server(test)
+
+
+def test_a_heartbeat_after_the_clock_stepped_back_brings_no_timeout_nearer() -> None:
+    """The run has left memory in between, so its header leads to the time that the heartbeat before had moved the timeout to."""
+
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await server.decide(schedule(heartbeat_timeout=to_duration(10 * SECOND), start_to_close_timeout=to_duration(2 * HOUR)))
+        task = await server.activity_task()
+        await server.pass_time(5)
+        await heartbeat(server, task)
+        due = server.clock.now() + 10 * SECOND
+        evict_all(server)
+        await server.pass_time(0.1)
+        server.clock.jump(-HOUR)
+        await heartbeat(server, task)
+        await server.restart()
+        (activity,) = (await server.state()).activities.values()
+        assert [job.at for job in activity.jobs(await server.state()) if isinstance(job, HeartbeatTimeout)] == [due]
 
     on_virtual_server(test)
 

@@ -92,8 +92,11 @@ def _taken_back(state: WorkflowState, note: notes.ActivityTakenBack, touch: Touc
 
 # -- heartbeats ---------------------------------------------------------------------------------------------------
 def heartbeat(step: WorkflowStep, activity: Activity, details: Payloads | None) -> None:
-    """The worker is alive; its details survive to the next attempt. None erases those of earlier heartbeats."""
-    step.put_side(heartbeat_name(activity), _HEARTBEAT.encode(Heartbeat(step.now, details)))
+    """The worker is alive; its details survive to the next attempt. None erases those of earlier heartbeats.
+
+    A clock that was set back does not bring the timeout nearer: the header may lead to the later time already.
+    """
+    step.put_side(heartbeat_name(activity), _HEARTBEAT.encode(Heartbeat(max(step.now, activity.heartbeat_at), details)))
 
 
 def apply_heartbeat(state: WorkflowState, name: str, data: bytes | None, touch: Touch) -> None:
