@@ -19,6 +19,7 @@ from tests.support.task_calls import (
     complete_workflow,
     elapse,
     fail,
+    leave_at_once,
     marker,
     nameless_timer,
     poll,
@@ -311,34 +312,6 @@ def test_a_client_that_is_gone_takes_no_task() -> None:
         assert task.attempt == 1
         assert task.history.events[-1].workflow_task_started_event_attributes.identity == "worker"
         gone.cancel()
-
-    on_virtual_server(test)
-
-
-async def leave_at_once(server: VirtualServer, method: str, request: object) -> None:
-    """Take a task on a connection that breaks while the answer is being made."""
-    asked = 0
-
-    def is_connected() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked <= 1
-
-    poll_task = asyncio.ensure_future(poll_and_leave(server, method, request, is_connected))
-    answer = await poll_task
-    assert not answer.task_token
-
-
-def test_a_task_comes_back_when_its_client_leaves_before_the_answer() -> None:
-    async def test(server: VirtualServer) -> None:
-        await server.start_workflow()
-        await leave_at_once(
-            server, "PollWorkflowTaskQueue", service.PollWorkflowTaskQueueRequest(namespace="default", task_queue=QUEUE, identity="gone")
-        )
-        begun = server.clock.now()
-        task = await poll(server)
-        assert server.clock.now() - begun < SECOND
-        await complete(server, task, complete_workflow())
 
     on_virtual_server(test)
 

@@ -73,6 +73,26 @@ async def poll_and_leave(server: VirtualServer, method: str, request: Any, is_co
     return found.response(await server.core.dispatcher.handler(found)(request, call))
 
 
+async def leave_at_once(server: VirtualServer, method: str, request: object) -> None:
+    """Take a task on a connection that breaks while the answer is being made."""
+    asked = 0
+
+    def is_connected() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked <= 1
+
+    poll_task = asyncio.ensure_future(poll_and_leave(server, method, request, is_connected))
+    answer = await poll_task
+    assert not answer.task_token
+
+
+async def poll_and_vanish(server: VirtualServer) -> None:
+    """Take a workflow task that never arrives."""
+    request = service.PollWorkflowTaskQueueRequest(namespace="default", task_queue=QUEUE, identity="gone")
+    await leave_at_once(server, "PollWorkflowTaskQueue", request)
+
+
 async def complete(server: VirtualServer, task: Task, *commands: Command, **more: Any) -> service.RespondWorkflowTaskCompletedResponse:
     request = service.RespondWorkflowTaskCompletedRequest(
         namespace="default", task_token=task.task_token, identity="worker", commands=commands, **more

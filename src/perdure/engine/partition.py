@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from perdure.core.clock import SECOND, Clock
@@ -18,7 +18,7 @@ from perdure.core.ids import IdSource
 from perdure.core.jobs import EffectJob, PureJob
 from perdure.engine.agenda import Agenda, Effects
 from perdure.engine.cache import MOST_LOOKED_AT, Cache
-from perdure.engine.live import AnyExecution
+from perdure.engine.live import AnyExecution, Chain
 from perdure.engine.loader import Loader, run_key
 from perdure.engine.recorder import TAIL_BYTES, Recorder
 from perdure.engine.tenure import Tenure
@@ -293,14 +293,32 @@ class Partition:
         if not touched and not transaction.created:
             return
         self.recorder.save_trailing(transaction.chain, touched)
-        key = transaction.key
-        if transaction.chain.group is not None:
-            self.cache.settle(key, transaction.chain.group.finished)
-        kept = [e for e in transaction.chain.runs.values() if e.uid not in transaction.created]
+        self._read_again(transaction.chain, transaction.created, reload_after)
+
+    def forget_trailing(self, key: RunKey, wanted: Callable[[AnyExecution], bool]) -> bool:
+        """Take back what trails behind a run, as if the server had died before it was written.
+
+        wanted: asked before. Returns whether it was done: it wanted that, and something trailed.
+        """
+        chain = self.cache.chains.get(key.chain)
+        execution = chain.runs.get(key.run_id) if chain is not None else None
+        if chain is None or execution is None or execution.trail is None or not wanted(execution):
+            return False
+        self.recorder.trailing.take(execution)
+        self.recorder.save_trailing(chain, ())
+        self._read_again(chain)
+        return True
+
+    def _read_again(self, chain: Chain, without: Container[int] = (), after_seconds: float = 0.0) -> None:
+        """Drop a chain from memory and bring its runs back as their journals say. without: uids of runs that have no journal."""
+        key = chain.key
+        if chain.group is not None:
+            self.cache.settle(key, chain.group.finished)
+        kept = [execution for execution in chain.runs.values() if execution.uid not in without]
         self.cache.drop_chain(key)
         for execution in kept:
             self.loader.keep(execution.key, execution.volatile)
-            self.spawn(self._reload(execution.key, reload_after))
+            self.spawn(self._reload(execution.key, after_seconds))
 
     # -- memory ---------------------------------------------------------------------------------------
     def _evict(self, execution: AnyExecution) -> None:

@@ -39,7 +39,7 @@ from perdure.features.workflow.run import builds, closing, continue_as_new, inte
 from perdure.features.workflow.run.deletion import Deletions
 from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.task import lifecycle as task
-from perdure.features.workflow.task import problems, timeouts
+from perdure.features.workflow.task import problems, taking_back, timeouts
 from perdure.features.workflow.update import lifecycle as updates
 from perdure.features.workflow.update import messages as update_messages
 
@@ -59,6 +59,7 @@ CONCERNS = (
     properties,
     reset,
     start,
+    taking_back,
     task,
     timeouts,
     timers,

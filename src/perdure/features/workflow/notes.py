@@ -81,6 +81,11 @@ class TransientTaskTimedOut(Note, frozen=True, tag="transient-timed-out"):
     """A transient workflow task was not answered in time; there is no event."""
 
 
+class TaskTakenBack(Note, frozen=True, tag="task-taken-back"):
+    """The started workflow task never left the server, because its worker had gone. If history has its start, its timeout follows there,
+    and does not count."""
+
+
 class FirstTaskReleased(Note, frozen=True, tag="first-task"):
     """The wait before the first workflow task is over (it passed, or a request ended it)."""
 
@@ -232,6 +237,7 @@ ALL = (
     TransientTaskStarted,
     TransientTaskFailed,
     TransientTaskTimedOut,
+    TaskTakenBack,
     FirstTaskReleased,
     StickyChanged,
     ProblemsReported,

@@ -83,8 +83,9 @@ class WorkflowTask(msgspec.Struct, gc=False):
     attempt: of the present or next task; more than 1 makes it transient. sticky: it was scheduled to the sticky queue, whose worker has
     until schedule_to_start_deadline to take it. last_started_event_id: of the last completed task (what the worker has seen).
     last_failure_cause, last_failure: of the latest failure since the last completed task; timed_out: the latest task was not answered in
-    time. problems: how many counted attempts have failed or timed out since; alike: how many in a row in the same way. stamp: grows with
-    everything that makes an earlier dispatch stale.
+    time. taken_back: it never got to its worker, so that its timeout, which follows, does not count. problems: how many counted attempts
+    have failed or timed out since; alike: how many in a row in the same way. stamp: grows with everything that makes an earlier dispatch
+    stale.
     """
 
     status: TaskStatus = TaskStatus.NONE
@@ -106,6 +107,7 @@ class WorkflowTask(msgspec.Struct, gc=False):
     last_failure_cause: int = 0
     last_failure: Failure | None = None
     timed_out: bool = False
+    taken_back: bool = False
     problems: int = 0
     alike: int = 0
     stamp: int = 0

@@ -43,12 +43,11 @@ from perdure.features.workflow.task.lifecycle import (
     schedule_task,
     start_task,
     task_events,
-    write_task_events,
 )
 from perdure.features.workflow.task.metrics import FAILED, count_failure
 from perdure.features.workflow.task.problems import handle_problem
 from perdure.features.workflow.task.queries import carried
-from perdure.features.workflow.task.timeouts import time_out
+from perdure.features.workflow.task.taking_back import take_back
 from perdure.features.workflow.task.worker_versions import stamp_of
 from perdure.features.workflow.tokens import TaskToken, decode_token, encode_token, run_key
 from perdure.features.workflow.update.messages import outgoing
@@ -134,12 +133,15 @@ class TaskRpc:
             raise
 
     async def _give_back(self, token: TaskToken) -> None:
-        """The worker has gone before it got its task: another one shall have it now, not when the time for it is over."""
+        """The worker has gone before it got its task: another one shall have it."""
+        key = run_key(token)
+        partition = self._services.engine.partition_of(key.chain)
+        if partition.forget_trailing(key, lambda execution: is_present(token, key, execution.state, execution.volatile)):
+            return
 
         def decide(step: WorkflowStep, transaction: Transaction) -> None:
             if _is_for(token, step):
-                write_task_events(step)
-                time_out(step, started=True)
+                take_back(step)
 
         await self._services.step(token.namespace_id, token.workflow_id, token.run_id, decide)
 

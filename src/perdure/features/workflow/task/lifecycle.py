@@ -14,6 +14,8 @@
 | TRANSIENT_STARTED     | fail, time out    | NONE, attempt + 1     | note                                                      |
 | SCHEDULED on sticky   | time out          | NONE                  | WORKFLOW_TASK_TIMED_OUT; the sticky queue is given up     |
 
+What becomes of a task whose worker had gone before it got it: see ``taking_back.py``.
+
 A failure or timeout of a task that came from the sticky queue gives that queue up first and does not count as an attempt.
 """
 
@@ -314,7 +316,7 @@ def _clear(task: WorkflowTask) -> None:
     task.scheduled_event_id = task.started_event_id = 0
     task.scheduled_at = task.original_scheduled_at = task.started_at = 0
     task.schedule_to_start_deadline = task.start_to_close_timeout = 0
-    task.sticky = False
+    task.sticky = task.taken_back = False
     task.request_id = task.identity = ""
     task.worker_version = None
 
@@ -333,7 +335,7 @@ def _failed(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
 @applies(EventType.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT)
 def _timed_out(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     timeout_type = event.workflow_task_timed_out_event_attributes.timeout_type
-    is_problem = timeout_type != TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START
+    is_problem = timeout_type != TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START and not state.task.taken_back
     _end(state, touch, counts=is_problem)
     if is_problem:
         count_timeout(state.task)
