@@ -18,7 +18,7 @@ from perdure.core.enum_values import keep_enum_values
 from perdure.core.execution import Kind
 from perdure.core.ids import IdSource
 from perdure.core.poison_policy import parse_poison_policy
-from perdure.engine.engine import Engine
+from perdure.engine.engine import LEASE, Engine
 from perdure.engine.upkeep import until
 from perdure.features.namespace.registry import Namespace, NamespaceRegistry
 from perdure.features.namespace.removal import NamespaceRemoval
@@ -135,18 +135,20 @@ class Core:
         workflow.register(services, methods, self.removal)
 
     async def _open_store(self) -> None:
-        """A standby waits for the file as it waits for a lease."""
+        """A standby waits for the file as it waits for a lease. A server that died without a word keeps anybody waiting until its leases
+        have run out, if tables are to be changed."""
         said = ""
+        patient_until = self.clock.now() + (LEASE if self.store.is_shared else 0)
         while True:
             try:
                 await self.store.open()
                 return
             except StoreInUse as error:
-                if not self.settings.standby:
+                if not self.settings.standby and self.clock.now() >= patient_until:
                     raise
                 if str(error) != said:
                     said = str(error)
-                    log.warning("standing by: %s", error)
+                    log.warning("%s: %s", "standing by" if self.settings.standby else "waiting", error)
                 await until(self.clock, self.clock.now() + STANDBY_RETRY)
 
     async def _create_namespaces(self) -> None:
@@ -180,7 +182,9 @@ class Server:
         self.settings = settings
         self.clock = clock or SystemClock()
         self.ids = ids or IdSource()
-        self.store = store or create_store(settings.database, sqlite_pragmas=settings.sqlite_pragmas)
+        self.store = store or create_store(
+            settings.database, sqlite_pragmas=settings.sqlite_pragmas, synchronous_commit=settings.postgresql_synchronous_commit
+        )
         self.grpc_address = ""
         self.metrics_address: str | None = None
         self._stack = AsyncExitStack()

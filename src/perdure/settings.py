@@ -26,6 +26,7 @@ CONFIG_FILE_VARIABLE = "PERDURE_CONFIG_FILE"
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 LogLevel = Literal["debug", "info", "warn", "error", "never", "fatal"]
+SynchronousCommit = Literal["on", "remote_apply", "remote_write", "local", "off"]
 LogFormat = Literal["text", "json", "pretty"]
 
 LONGEST_INDEXED_ID = 2_500
@@ -43,12 +44,14 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     ip: the address that gRPC and metrics listen on. grpc_port, metrics_port: 0 takes any free port; metrics_port None: no metrics.
     database: "" for memory, a ``postgresql://`` URL, or the path of a SQLite file. sqlite_pragmas: name → value, on top of the server's
-    own. namespaces: created at start where missing, with namespace_retention (ns) and search_attributes (name → type). dynamic_config: the
-    official server's keys → JSON values; limits: what follows from them (never given directly in a file). cache_size_bytes: loaded
-    executions kept in memory. drain_timeout (ns): how long calls in progress may take at a stop. partitions: engines in this process, each
-    with a writer of its own; may change from one start to the next. standby: while another server uses the store, wait and take over when
-    it ends, instead of refusing to start. allow_no_auth: listen beyond this machine although nobody has to identify themselves.
-    poison_policy: JSON (see :mod:`perdure.core.poison_policy`), for namespaces without one of their own; "" keeps retrying.
+    own. postgresql_synchronous_commit: when PostgreSQL counts a commit as done, in its words; with "off" a crash of the database can lose
+    what was acknowledged. namespaces: created at start where missing, with namespace_retention (ns) and search_attributes (name → type).
+    dynamic_config: the official server's keys → JSON values; limits: what follows from them (never given directly in a file).
+    cache_size_bytes: loaded executions kept in memory. drain_timeout (ns): how long calls in progress may take at a stop. partitions:
+    engines in this process, each with a writer of its own; may change from one start to the next. standby: while another server uses the
+    store, wait and take over when it ends, instead of refusing to start. allow_no_auth: listen beyond this machine although nobody has to
+    identify themselves. poison_policy: JSON (see :mod:`perdure.core.poison_policy`), for namespaces without one of their own; "" keeps
+    retrying.
     """
 
     ip: str = "127.0.0.1"
@@ -56,6 +59,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     metrics_port: Port | None = 9090
     database: str = "perdure.db"
     sqlite_pragmas: dict[str, str] = {}
+    postgresql_synchronous_commit: SynchronousCommit = "on"
     namespaces: tuple[str, ...] = ("default",)
     namespace_retention: int = DAY
     search_attributes: dict[str, str] = {}

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 
+import msgspec
 import pytest
 from temporalio import activity, workflow
 from temporalio.api.common.v1 import WorkflowExecution
@@ -20,7 +21,10 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from perdure.app import Server
 from perdure.core.clock import SECOND
 from perdure.settings import ServerSettings
+from perdure.store import schema
+from perdure.store.postgres_driver import connect
 from perdure.store.protocol import StoreOpenError
+from perdure.store.schema import Migration
 from tests.support.journeys import STEPS, Executions, has_moved, travel
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import Proxy
@@ -167,6 +171,35 @@ async def test_a_server_that_lost_its_database_does_not_answer_once_another_may_
         assert refused.value.status == RPCStatusCode.UNAVAILABLE
         answer = await new_client.workflow_service.describe_workflow_execution(request)
         assert answer.workflow_execution_info.status == WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_TERMINATED
+
+
+@pytest.mark.slow
+async def test_a_newer_standby_changes_the_tables_only_once_it_is_alone(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = ServerSettings(grpc_port=0, metrics_port=None, database=postgres_url)
+    watcher = await connect(postgres_url, {"search_path": "perdure"})
+    async with AsyncExitStack() as stack:
+        older = await stack.enter_async_context(Server(settings))
+        client = await Client.connect(older.grpc_address)
+        step = Migration(schema.LATEST + 1, ("ALTER TABLE headers ADD COLUMN added BIGINT",))
+        monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, step))
+        monkeypatch.setattr(schema, "LATEST", step.version)
+        newer = Server(msgspec.structs.replace(settings, standby=True))
+        entering = asyncio.create_task(newer.__aenter__())
+
+        async def is_standing_by() -> bool:
+            return "standing by: PostgreSQL" in caplog.text
+
+        await until(is_standing_by)
+        await client.start_workflow(TenSteps.run, id="before", task_queue=QUEUE)
+        assert (await watcher.fetch(schema.READ_VERSION))[0][0] == step.version - 1
+        assert not entering.done()
+        await stack.aclose()
+        await asyncio.wait_for(entering, TAKEOVER_SECONDS)
+        await newer.__aexit__(None, None, None)
+    assert (await watcher.fetch(schema.READ_VERSION))[0][0] == step.version
+    await watcher.close()
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 1), (3, 7)])

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from perdure.store import create_store, schema
-from perdure.store.postgres import COMMIT_CONNECTIONS, READ_CONNECTIONS
+from perdure.store import create_store, postgres_pool, schema
+from perdure.store.postgres import COMMIT_CONNECTIONS, READ_CONNECTIONS, PostgresStore
 from perdure.store.postgres_driver import Connection, connect
 from perdure.store.protocol import CommitUnknown, LeaseLost, StoreError, StoreOpenError
 from tests.store.samples import KIND, NAMESPACE, NOW, SECOND, Writer, header, journal_row
@@ -321,3 +321,40 @@ async def test_a_commit_is_one_round_trip(writer: Writer, proxy: Proxy) -> None:
     before = proxy.requests
     await writer.commit(superseded=[2], headers=[header(3, business_id="order-1")], journal=[journal_row(3, 1)])
     assert proxy.requests == before + 1
+
+
+async def test_sessions_do_not_go_by_the_defaults_of_their_role(postgres_server: PostgresServer, postgres_url: str) -> None:
+    for setting, value in (("synchronous_commit", "off"), ("default_transaction_isolation", "'repeatable read'")):
+        await postgres_server.run(f"ALTER DATABASE {urlsplit(postgres_url).path[1:]} SET {setting} = {value}")
+    # What the defaults do to any other session.
+    plain = await connect(postgres_url, {})
+    assert (await plain.fetch("SHOW synchronous_commit"))[0][0] == "off"
+    await plain.close()
+    for wanted in ("on", "local"):
+        store = PostgresStore(postgres_url, synchronous_commit=wanted)
+        await store.open()
+        for pool in store._pools:  # pyright: ignore[reportPrivateUsage]
+            for setting, value in (("synchronous_commit", wanted), ("default_transaction_isolation", "read committed")):
+                rows = await store._read(pool, f"SHOW {setting}", ())  # pyright: ignore[reportPrivateUsage]
+                assert rows[0][0] == value
+        await store.close()
+
+
+async def test_closing_takes_the_time_of_one_silent_session(postgres_url: str, proxy: Proxy) -> None:
+    store = PostgresStore(postgres_url.replace(f":{urlsplit(postgres_url).port}/", f":{proxy.port}/"))
+    await store.open()
+    await asyncio.gather(*(store.find_current(NAMESPACE, KIND, str(number)) for number in range(READ_CONNECTIONS)))
+    closing, at_once = list[Connection](), 0
+    close = postgres_pool._close  # pyright: ignore[reportPrivateUsage]
+
+    async def noting(connection: Connection) -> None:
+        nonlocal at_once
+        closing.append(connection)
+        at_once = max(at_once, len(closing))
+        await close(connection)
+        closing.remove(connection)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(postgres_pool, "_close", noting)
+        await store.close()
+    assert at_once > READ_CONNECTIONS

@@ -18,7 +18,7 @@ from perdure.engine.tenure import Tenure
 from perdure.engine.upkeep import Upkeep, until
 from perdure.engine.waits import Waits
 from perdure.engine.writer import CommitObserver
-from perdure.store.protocol import SLOTS, Lease, Store, StoreError, StoreInUse
+from perdure.store.protocol import SLOTS, Lease, Store, StoreError, StoreInUse, StoreOpenError
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,8 @@ class Engine:
                 held = await self.store.read_lease(number)
                 is_away = False
             except StoreError as error:
-                if not self._standby:
+                # A store that a newer version has taken over does not come back to this one.
+                if not self._standby or isinstance(error, StoreOpenError):
                     raise
                 if not is_away:
                     log.warning("standing by: the store is away: %s", error)

@@ -23,7 +23,7 @@ from perdure.store import schema, sql
 from perdure.store.postgres_commit import commit_statement
 from perdure.store.postgres_driver import BROKEN, CONNECT_SECONDS, Connection, connect, state_of
 from perdure.store.postgres_pool import Pool
-from perdure.store.protocol import Commit, CommitUnknown, Lease, LeaseLost, StoreError, StoreOpenError
+from perdure.store.protocol import Commit, CommitUnknown, Lease, LeaseLost, StoreError, StoreInUse, StoreOpenError
 from perdure.store.sql import DuplicateRowError, Row, SqlStore
 
 WORDS = {"key": "BIGINT", "bytes": "BYTEA", "clustered": ""}
@@ -42,7 +42,8 @@ DOUBT_SECONDS = 10.0
 
 # Leases go by the database's clock: those of the servers need not agree.
 _NOW = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000000 AS BIGINT)"
-_ACQUIRE_LEASE = sql.acquire_lease(_NOW, f"{_NOW} + $3")
+# Whoever is about to change the tables locks the leases: this waits for the end of that, and sees it.
+_ACQUIRE_LEASE = sql.acquire_lease(_NOW, f"{_NOW} + $3", condition=f"$4 = ({schema.READ_VERSION})")
 _RENEW_LEASE = sql.renew_lease(f"{_NOW} + $4")
 
 # Any number will do that no other program uses for its advisory locks: the bytes "perdure".
@@ -54,12 +55,16 @@ _SESSION_ENDED = re.compile(r"57P0\d|08\d\d\d|40003")
 
 
 class PostgresStore(SqlStore):
-    """A PostgreSQL database, given as postgresql://user:password@host:port/database."""
+    """A PostgreSQL database, given as postgresql://user:password@host:port/database.
+
+    synchronous_commit: when a commit counts as done, as PostgreSQL calls it; "on" keeps what was acknowledged through any crash.
+    """
 
     is_shared = True
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, synchronous_commit: str = "on") -> None:
         self._url = url
+        self._synchronous_commit = synchronous_commit
         # Cut by hand: whatever is wrong with the URL, nothing of a password may be shown.
         self.description = "PostgreSQL " + re.split("[?&]", url.partition("://")[2].rpartition("@")[2])[0]
         # By this the database is asked about exactly our sessions; it keeps no more than 63 characters.
@@ -67,6 +72,8 @@ class PostgresStore(SqlStore):
         self._pools: tuple[Pool, ...] = ()
         self._in_doubt: set[int] = set()
         self._closed = True
+        #: The version of the schema that this store works with, once it is open.
+        self._version = 0
 
     # -- opening and closing --------------------------------------------------------------------
     async def open(self) -> None:
@@ -82,6 +89,9 @@ class PostgresStore(SqlStore):
         except (asyncpg.PostgresError, *BROKEN) as error:
             connection.terminate()
             raise StoreOpenError(f"{self.description} cannot be used: {_reason(error)}") from error
+        except BaseException:
+            connection.terminate()
+            raise
         self._reads, self._commits, self._leases = self._pools = tuple(
             Pool(size, self._reconnect, _refused) for size in (READ_CONNECTIONS, COMMIT_CONNECTIONS, LEASE_CONNECTIONS)
         )
@@ -90,13 +100,16 @@ class PostgresStore(SqlStore):
 
     async def close(self) -> None:
         self._closed = True
-        for pool in self._pools:
-            await pool.close()
+        await asyncio.gather(*(pool.close() for pool in self._pools))
 
     async def _connect(self) -> Connection:
         settings = {
             "application_name": self._name,
             "search_path": SCHEMA,
+            # Said for each session, whatever the database or the role has for a default: what was acknowledged must not be lost, and two
+            # changes that meet on a row must wait for each other and not fail.
+            "synchronous_commit": self._synchronous_commit,
+            "default_transaction_isolation": "read committed",
             # Statements are few and prepared; planning them anew for each set of arguments costs more than running them.
             "plan_cache_mode": "force_generic_plan",
             # A plan is kept for long, and the first is made when the tables are still empty.
@@ -114,11 +127,28 @@ class PostgresStore(SqlStore):
             fresh = (await connection.fetch(f"SELECT to_regclass('{SCHEMA}.{schema.VERSION_TABLE}') IS NULL"))[0][0]
             version = 0 if fresh else (await connection.fetch(schema.READ_VERSION))[0][0]
             statements = schema.missing(version, WORDS, self.description)
+            if statements and not fresh:
+                await self._check_unused(connection)
             if fresh:
                 await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
                 statements[:0] = [schema.CREATE_VERSION, schema.INSERT_VERSION]
             for statement in statements:
                 await connection.execute(statement)
+        self._version = schema.LATEST
+
+    async def _check_unused(self, connection: Connection) -> None:
+        """Before the tables change: raise StoreInUse while a server works with them as they are; from here on none can begin to.
+
+        Most often somebody does (we are a newer standby), and is not disturbed by the lock.
+        """
+        for statement in ("SELECT 1", "LOCK TABLE leases IN EXCLUSIVE MODE"):
+            await connection.execute(statement)
+            held = await connection.fetch(f"SELECT owner FROM leases WHERE expires_at > {_NOW} LIMIT 1")
+            if held:
+                raise StoreInUse(
+                    f"{self.description} is in use by another server ({held[0][0]}), and its tables have to change for this version of "
+                    "Perdure. Stop that server first, or start this one with --standby to take over when it ends."
+                )
 
     # -- connections ------------------------------------------------------------------------------
     @asynccontextmanager
@@ -183,8 +213,14 @@ class PostgresStore(SqlStore):
             return await connection.fetch(statement, *arguments)
 
     async def acquire_lease(self, partition: int, owner: str, now: int, until: int) -> Lease | None:
-        rows = await self._change_lease(_ACQUIRE_LEASE, partition, owner, until - now)
-        return Lease(*rows[0]) if rows else None
+        """Raises StoreOpenError when a newer version has changed the tables since this store was opened."""
+        rows = await self._change_lease(_ACQUIRE_LEASE, partition, owner, until - now, self._version)
+        if rows:
+            return Lease(*rows[0])
+        version = (await self._read(self._leases, schema.READ_VERSION, ()))[0][0]
+        if version != self._version:
+            raise schema.too_new(version, self._version, self.description)
+        return None
 
     async def renew_lease(self, lease: Lease, now: int, until: int) -> bool:
         return bool(await self._change_lease(_RENEW_LEASE, lease.partition, lease.epoch, lease.owner, until - now))

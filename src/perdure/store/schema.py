@@ -114,6 +114,14 @@ INSERT_VERSION = f"INSERT INTO {VERSION_TABLE} (version) VALUES (0)"
 READ_VERSION = f"SELECT version FROM {VERSION_TABLE}"
 
 
+def too_new(version: int, known: int, description: str) -> StoreOpenError:
+    """What to say of a database of a version beyond the one that is known."""
+    return StoreOpenError(
+        f"{description} has schema version {version}, but this version of Perdure knows only up to {known}. "
+        "It was written by a newer Perdure: start that one, or restore a backup made before the upgrade."
+    )
+
+
 def missing(version: int, words: Mapping[str, str], description: str) -> list[str]:
     """The statements that bring a database of this version to LATEST, the new version's record included; empty when it is there.
 
@@ -121,10 +129,7 @@ def missing(version: int, words: Mapping[str, str], description: str) -> list[st
     Raises StoreOpenError when the database is newer than this program.
     """
     if version > LATEST:
-        raise StoreOpenError(
-            f"{description} has schema version {version}, but this version of Perdure knows only up to {LATEST}. "
-            "It was written by a newer Perdure: start that one, or restore a backup made before the upgrade."
-        )
+        raise too_new(version, LATEST, description)
     statements = [
         statement.format_map(words).strip() for migration in MIGRATIONS if migration.version > version for statement in migration.statements
     ]

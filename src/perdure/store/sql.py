@@ -166,10 +166,11 @@ _SELECT_HEADERS = f"SELECT {HEADERS.names} FROM headers"
 _SELECT_JOURNAL = f"SELECT {JOURNAL.names} FROM journal"
 
 
-def acquire_lease(now: str, until: str) -> str:
-    """The statement that takes a lease: $1 partition, $2 owner. now, until: SQL of the times, nanoseconds since the epoch."""
+def acquire_lease(now: str, until: str, *, condition: str = "TRUE") -> str:
+    """The statement that takes a lease: $1 partition, $2 owner. now, until: SQL of the times, nanoseconds since the epoch.
+    condition: SQL of what must hold."""
     return f"""
-INSERT INTO leases ({_LEASE}) VALUES ($1, 1, $2, {until}, 0)
+INSERT INTO leases ({_LEASE}) SELECT $1, 1, $2, {until}, 0 WHERE {condition}
 ON CONFLICT (partition) DO UPDATE SET epoch = leases.epoch + 1, owner = excluded.owner, expires_at = excluded.expires_at
 WHERE leases.owner = excluded.owner OR leases.expires_at <= {now}
 RETURNING {_LEASE}"""
