@@ -5,14 +5,15 @@ Each is planted by replacing one small thing of the real server, and is a mistak
 Some mistakes do (next to) no harm, and so cannot be found, because the design does not depend on what they break: an effect that runs
 before its commit (a task is handed out only by a later commit of its own, and a message repeated after the failure has the same id), a
 commit that happened and is taken for a failed one (memory is loaded again from the journal), an outcome that was asked for too early (a
-journal row or a current run that is there already fails the next commit), a lost execution that is not loaded again (its header leads back
-to it).
+journal row or a current run that is there already fails the next commit), a lost execution that is not loaded again (if its header has a
+time to wake up, that leads back to it; if it is only ready, nothing does before a restart, and that is planted here).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +26,7 @@ from perdure.core.errors import ApiError, Code
 from perdure.core.jobs import EffectJob
 from perdure.engine import recorder
 from perdure.engine.agenda import Agenda
+from perdure.engine.engine import Engine
 from perdure.engine.partition import Partition
 from perdure.engine.upkeep import Upkeep
 from perdure.engine.writer import Writer
@@ -35,6 +37,7 @@ from perdure.features.workflow.registry import EVENT_APPLIERS, NOTE_APPLIERS
 from perdure.features.workflow.reset import reapply, reset
 from perdure.features.workflow.rpc import reset as reset_rpc
 from perdure.features.workflow.rpc import tasks
+from perdure.store.protocol import StoreError
 from perdure.testing.simulator.simulation import simulate
 
 SEEDS = 100
@@ -97,6 +100,34 @@ def header_not_written(patch: pytest.MonkeyPatch) -> None:
 def evicted_executions_not_woken(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Upkeep, "_evicted", lambda self, key, wake_at: None)  # pyright: ignore
     patch.setattr(Upkeep, "_find_due", lambda self: asyncio.sleep(0))  # pyright: ignore
+
+
+def lost_executions_not_loaded_again(patch: pytest.MonkeyPatch) -> None:
+    async def reload(self: Partition, key: Any, after_seconds: float = 0.0) -> None:
+        """Nothing."""
+
+    patch.setattr(Partition, "_reload", reload)
+
+
+def eviction_that_failed_forgotten(patch: pytest.MonkeyPatch) -> None:
+    on_failed = Partition._on_failed  # pyright: ignore[reportPrivateUsage]
+
+    def on_failed_but(self: Partition, groups: Any) -> None:
+        for group in groups:
+            group.headers = {uid: header for uid, header in group.headers.items() if uid in group.executions}
+        on_failed(self, groups)
+
+    patch.setattr(Partition, "_on_failed", on_failed_but)
+
+
+def refill_that_gives_up(patch: pytest.MonkeyPatch) -> None:
+    go_round = Engine.go_round
+
+    async def go_round_once(self: Engine, visit: Any, is_enough: Any) -> None:
+        with suppress(StoreError, ApiError):
+            await go_round(self, visit, is_enough)
+
+    patch.setattr(Engine, "go_round", go_round_once)
 
 
 def stale_answers_accepted(patch: pytest.MonkeyPatch) -> None:
@@ -197,6 +228,9 @@ PLANTS: tuple[Plant, ...] = (
     unknown_outcome_taken_for_success,
     header_not_written,
     evicted_executions_not_woken,
+    lost_executions_not_loaded_again,
+    eviction_that_failed_forgotten,
+    refill_that_gives_up,
     stale_answers_accepted,
     signals_not_told_apart,
     buffered_event_lost,

@@ -70,6 +70,7 @@ class Partition:
         self.number = lease.partition
         self._store = store
         self._kinds = kinds
+        self.snapshot_rows = SNAPSHOT_ROWS
         self._last_uid = 0
         self._background: set[asyncio.Task[Any]] = set()
         self._closing = False
@@ -339,7 +340,7 @@ class Partition:
             # Who loaded the old header now and found it good enough would be overwritten by this one.
             self.cache.settle(execution.chain_key, group.finished)
         if not self.writer.is_full:
-            self.recorder.write_snapshot(execution, SNAPSHOT_ROWS)
+            self.recorder.write_snapshot(execution, self.snapshot_rows)
         self.timers.forget(execution.entries)
         execution.entries.clear()
         execution.scheduled.clear()

@@ -139,6 +139,18 @@ def header_problem(header: Header, jobs: set[Job]) -> str:
     return ""
 
 
+def sleeper_problem(header: Header, jobs: set[Job], now: int) -> str:
+    """Why a run that is not in memory would miss a time of its, although the server goes on; "" when it does not.
+
+    That a header is ready leads back to its run after a restart only. Effects that had their time wait for a worker.
+    """
+    waiting = [job for job in jobs if job.at > (now if isinstance(job, EffectJob) else 0)]
+    first = min(waiting, key=lambda job: (job.at, repr(job)), default=None)
+    if first is not None and (header.wake_at is None or header.wake_at > first.at):
+        return f"its header wakes it up at {header.wake_at}, but there is {first}"
+    return ""
+
+
 def _difference(live: Any, folded: Any) -> str:
     """The fields that differ."""
     fields: tuple[str, ...] = getattr(live, "__struct_fields__", ())

@@ -19,6 +19,7 @@ from perdure.core.clock import SECOND
 from perdure.core.errors import ApiError
 from perdure.core.ids import IdSource
 from perdure.core.limits import Limits
+from perdure.engine.partition import SNAPSHOT_ROWS
 from perdure.features.workflow.kind import WORKFLOW
 from perdure.observability.metrics import Registry
 from perdure.settings import ServerSettings
@@ -33,6 +34,7 @@ from perdure.testing.simulator.callers import Runs
 from perdure.testing.simulator.clients import SimulatedClient
 from perdure.testing.simulator.operators import SimulatedOperator
 from perdure.testing.simulator.programs import payloads
+from perdure.testing.simulator.quiet import Quiet
 from perdure.testing.simulator.workers import SimulatedWorker, WorkerFaults
 from perdure.testing.virtual_time import VirtualClock, VirtualTimeLoop, run_virtual
 
@@ -172,8 +174,10 @@ class Simulation:
         core = Core(settings, store, process.clock, IdSource(self.rng.getrandbits(64)), Registry(), owner=f"simulated-{self.restarts}")
         stack = AsyncExitStack()
         await process.spawn(core.start(stack), "start")
+        core.matching.backlog_bound = self._backlog_bound
         for partition in core.engine.partitions:
             partition.cache.limit = self._cache_limit
+            partition.snapshot_rows = self._snapshot_rows
         self.inspector.attach(core.engine)
         self._process, self._stack, self._core, self._faulty = process, stack, core, store
         self.network.endpoint = Endpoint(process, core.dispatcher)
@@ -219,6 +223,8 @@ class Simulation:
     async def _live(self) -> None:
         rng = self.rng
         self._cache_limit = rng.choice((1, 20_000, 60_000, 1 << 24))
+        self._backlog_bound = rng.choice((1, 3, 1000))
+        self._snapshot_rows = rng.choice((1, 5, SNAPSHOT_ROWS))
         self._unwritten_bytes = rng.choice((1, 50_000, 1 << 27, 1 << 27))
         self._store_faults = self._random_store_faults()
         if rng.random() < 0.7:
@@ -275,8 +281,10 @@ class Simulation:
                 rng.choice(workers).die()
             elif chance < 0.7:
                 self._set_clock(rng.choice((1, 10, 3600, 288_000, -1, -10, -36_000)) * SECOND // 10)
-            elif self._core is not None:
-                self._evict_all(self._core)
+            elif chance < 0.85:
+                self._evict_all()
+            else:
+                await self._lose_store()
 
     def _set_clock(self, by: int) -> None:
         """What was to happen at a time of day happens so much later when the clock is set back."""
@@ -284,14 +292,27 @@ class Simulation:
         self.clock.jump(by)
         self._set_back += max(0, -by)
 
-    def _evict_all(self, core: Core) -> None:
-        for partition in core.engine.partitions:
+    def _evict_all(self) -> None:
+        for partition in self._core.engine.partitions if self._core is not None else ():
             partition.cache.limit, limit = 0, partition.cache.limit
             partition.cache.trim()
             partition.cache.limit = limit
 
+    async def _lose_store(self) -> None:
+        """For a moment nothing can be written, or nothing at all works; what has left memory just then included."""
+        self.trace("store lost")
+        faults = self._store_faults
+        before = faults.commit_fails, faults.read_fails
+        faults.commit_fails = 1.0
+        faults.read_fails = self.rng.choice((before[1], 1.0))
+        self._evict_all()
+        await asyncio.sleep(self.rng.choice((0.01, 0.5, 3.0)) * self.rng.random())
+        faults.commit_fails, faults.read_fails = before
+
     async def _heal(self, workers: list[SimulatedWorker]) -> None:
-        """No more faults: now everything that was begun has to end."""
+        """No more faults, but perhaps a last one: now everything that was begun has to end."""
+        if self.rng.random() < 0.5:
+            await self._lose_store()
         self.trace("healing")
         if self._faulty is not None:
             self._faulty.faults = self._store_faults = StoreFaults()
@@ -302,6 +323,9 @@ class Simulation:
         # Later than any time before: what was due then may have been late.
         self.auditor.punctual_after = self.clock.now() + self._set_back + PUNCTUAL_AFTER
         self.auditor.set_back = self._set_back
+        # First nobody touches anything: a signal would bring back into memory what was forgotten.
+        assert self._core is not None
+        await Quiet(self.auditor, self.base, self._core.engine, self._namespace_id()).watch(WORKFLOW)
         loop = asyncio.get_running_loop()
         until = loop.time() + HEALING_HOURS * 3600 + self._set_back / SECOND
         while loop.time() < until:
