@@ -54,9 +54,9 @@ class Audit:
         self._headers.sort(key=lambda header: (header.business_id, header.uid))
         for header in self._headers:
             self._histories[header.run_id] = await self._history(header)
+        self._lineage = Lineage(self._histories)
         for header in self._headers:
             self._look_at_run(header, self._histories[header.run_id])
-        self._lineage = Lineage(self._histories)
         self.messages = MessageAudit(self._lineage, self._auditor.doomed_ids)
         self._look_at_chains()
         self._look_at_starts()
@@ -93,6 +93,8 @@ class Audit:
         if [event.event_id for event in history] != list(range(1, len(history) + 1)):
             fail(f"{where}: event ids {[event.event_id for event in history]}")
         closes = [event.event_type for event in history if event.event_type in CLOSES]
+        if not closes and self._waits_in_vain(header.run_id, history):
+            return
         if not closes:
             fail(f"{where}: has not ended; {len(history)} events, last {E.Name(history[-1].event_type)}")
             return
@@ -109,6 +111,11 @@ class Audit:
                 fail(f"{where}: what began with event {begun} ended {count} times")
         self._look_at_times(where, history)
         self._look_at_family(where, history)
+
+    def _waits_in_vain(self, run_id: str, history: Sequence[HistoryEvent]) -> bool:
+        """Children tell the run that began them, which passes it on to the run that it was reset to: not if it was deleted."""
+        begun = {event.event_id for event in history if event.event_type == E.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED}
+        return not self._lineage.is_whole(run_id) and not begun <= {ended_by(event) for event in history}
 
     def _look_at_times(self, where: str, history: Sequence[HistoryEvent]) -> None:
         """Timers fire when they are due: whatever was forgotten in memory would fire late, when somebody happens to look."""
