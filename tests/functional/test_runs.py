@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 from temporalio import workflow
-from temporalio.api.enums.v1 import EventType
+from temporalio.api.enums.v1 import EventType, RetryState
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.common import RetryPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import (
@@ -239,13 +239,23 @@ async def test_a_cron_schedule_hands_on_its_result(client: Client, queue: str) -
 
 
 async def test_an_execution_timeout_ends_the_chain(client: Client, queue: str) -> None:
-    policy = RetryPolicy(initial_interval=timedelta(milliseconds=10))
+    """The first run times out and is retried, a second after it began; for a third the execution has no time left."""
+    workflow_id = uuid4().hex
+    handle = await client.start_workflow(
+        Waiting.run, id=workflow_id, task_queue=queue, execution_timeout=timedelta(seconds=1.7), run_timeout=timedelta(milliseconds=300),
+        retry_policy=RetryPolicy(initial_interval=timedelta(milliseconds=10)),
+    )  # fmt: skip
     with pytest.raises(WorkflowFailureError) as failure:
-        await client.execute_workflow(
-            Waiting.run, id=uuid4().hex, task_queue=queue, execution_timeout=SECOND, run_timeout=timedelta(milliseconds=300),
-            retry_policy=policy,
-        )  # fmt: skip
+        await handle.result()
     assert isinstance(failure.value.cause, TimeoutError)
+    ends: list[tuple[int, str, bool]] = []
+    run_id = handle.first_execution_run_id
+    while run_id:
+        events = [event async for event in client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history_events()]
+        end = events[-1].workflow_execution_timed_out_event_attributes
+        run_id = end.new_execution_run_id
+        ends.append((events[0].workflow_execution_started_event_attributes.attempt, RetryState.Name(end.retry_state), bool(run_id)))
+    assert ends == [(1, "RETRY_STATE_IN_PROGRESS", True), (2, "RETRY_STATE_TIMEOUT", False)]
 
 
 async def test_an_id_is_used_once_under_reject_duplicate(client: Client, queue: str) -> None:

@@ -66,6 +66,8 @@ def test_a_running_attempt_is_told_of_the_pause_and_its_failure_waits() -> None:
         await control(server, "PauseActivity")
         assert await state_of(server) == "PAUSE_REQUESTED"
         assert (await heartbeat(server, task, payloads("1"))).activity_paused
+        await server.pass_time(31)
+        assert await state_of(server) == "PAUSE_REQUESTED", "nothing times out meanwhile"
         await fail(server, task, failure("paused"))
         info = await shown(server)
         assert (info.attempt, info.last_failure.message, await state_of(server)) == (3, "paused", "PAUSED")

@@ -4,7 +4,7 @@
 |----------------------|---------------------|-------------------------------------|--------------------------------------------------|
 | SCHEDULED            | pause               | PAUSED: not dispatched, no timeouts | note                                             |
 | STARTED              | pause               | PAUSE_REQUESTED; told by heartbeat  | note                                             |
-| PAUSE_REQUESTED      | fail, time out      | PAUSED, attempt + 1                 | note (no retry policy is asked)                  |
+| PAUSE_REQUESTED      | fail                | PAUSED, attempt + 1                 | note (no retry policy is asked)                  |
 | PAUSED               | unpause             | SCHEDULED, now                      | notes                                            |
 | PAUSE_REQUESTED      | unpause             | STARTED                             | note                                             |
 | SCHEDULED, PAUSED    | reset               | SCHEDULED, now, attempt 1           | notes                                            |
@@ -12,6 +12,8 @@
 | STARTED              | reset               | STARTED, attempt 1                  | note; told by heartbeat                          |
 | SCHEDULED, PAUSED    | change options      | scheduled anew by the new options   | notes                                            |
 | STARTED              | change options      | STARTED, timeouts by the new ones   | note                                             |
+
+While the pause lasts no timeout strikes, not even those of a running attempt.
 """
 
 from __future__ import annotations

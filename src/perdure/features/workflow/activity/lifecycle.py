@@ -115,6 +115,7 @@ def clear_heartbeats(state: WorkflowState) -> None:
     for activity in state.activities.values():
         activity.heartbeat_at = 0
         activity.heartbeat_details = None
+        count_bytes(state, activity)
 
 
 # -- ending -------------------------------------------------------------------------------------------------------
