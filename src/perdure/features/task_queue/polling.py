@@ -14,6 +14,7 @@ from temporalio.api.taskqueue.v1 import PollerScalingDecision, TaskQueue
 
 from perdure.core.call import Call
 from perdure.core.clock import SECOND, Clock
+from perdure.core.eager import Done, begin
 from perdure.core.limits import Limits
 from perdure.features.task_queue.validation import check_identity, check_queue, check_version
 from perdure.matching.matching import Matching
@@ -113,13 +114,9 @@ class Polling:
         self, key: QueueKey, task: Task, call: Call, start: Callable[[Task], Coroutine[Any, Any, R | None]],
         give_back: Callable[[Task, R], Awaitable[None]],
     ) -> R | None:  # fmt: skip
-        claim = asyncio.ensure_future(start(task))
         try:
-            response = await asyncio.shield(claim)
-        except asyncio.CancelledError:
-            # The client went away while its task was being started.
-            self._spawn(self._undo(key, task, claim, give_back))
-            raise
+            claim = begin(start(task))
+            response = claim.result if isinstance(claim, Done) else await self._claimed(key, task, claim, give_back)
         except Exception:
             self._matching.queue(key).put_back(task)
             raise
@@ -127,6 +124,16 @@ class Polling:
             await give_back(task, response)
             return None
         return response
+
+    async def _claimed(
+        self, key: QueueKey, task: Task, claim: asyncio.Task[R | None], give_back: Callable[[Task, R], Awaitable[None]]
+    ) -> R | None:
+        try:
+            return await asyncio.shield(claim)
+        except asyncio.CancelledError:
+            # The client went away while its task was being started.
+            self._spawn(self._undo(key, task, claim, give_back))
+            raise
 
     async def _undo(
         self, key: QueueKey, task: Task, claim: asyncio.Future[R | None], give_back: Callable[[Task, R], Awaitable[None]]
