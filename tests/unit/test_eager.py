@@ -26,20 +26,21 @@ async def test_what_fails_before_it_waits_raises_at_once() -> None:
 
 async def test_what_has_to_wait_goes_on_as_a_task() -> None:
     first: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    second: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     seen: list[str] = []
 
     async def add() -> int:
         seen.append("begun")
         one = await first
-        await asyncio.sleep(0)
         async with asyncio.timeout(10):
-            two = await asyncio.wait_for(asyncio.sleep(0, 2), 10)
+            two = await asyncio.wait_for(second, 10)
         return one + two
 
     task = begin(add())
     assert isinstance(task, asyncio.Task)
     assert seen == ["begun"]
     first.set_result(1)
+    asyncio.get_running_loop().call_soon(second.set_result, 2)
     assert await task == 3
 
 
@@ -50,7 +51,6 @@ async def test_its_errors_and_those_of_what_it_waits_for_arrive() -> None:
         try:
             await awaited
         except KeyError:
-            await asyncio.sleep(0)
             raise ValueError("translated") from None
 
     task = begin(translate())
@@ -72,8 +72,7 @@ async def test_it_can_be_cancelled() -> None:
 
     task = begin(wait())
     assert isinstance(task, asyncio.Task)
-    await asyncio.sleep(0)
-    task.cancel()
+    asyncio.get_running_loop().call_soon(task.cancel)
     with pytest.raises(asyncio.CancelledError):
         await task
     assert cleaned == [True]

@@ -64,11 +64,16 @@ class Recorder:
         """Give a transaction's records to the writer. None: it recorded nothing."""
         for step in transaction.steps.values():
             step.finish()
-        changed = [(transaction.executions[uid], step) for uid, step in transaction.steps.items() if step.has_records]
+        changed: list[tuple[AnyExecution, AnyStep]] = []
+        volatile: list[tuple[AnyExecution, AnyStep]] = []
+        for uid, step in transaction.steps.items():
+            if step.has_records:
+                changed.append((transaction.executions[uid], step))
+            if step.volatile_changed:
+                volatile.append((transaction.executions[uid], step))
         if len(changed) == 1 and changed[0][1].may_trail and not self._writer.is_fenced:
             self._let_trail(transaction, *changed[0])
             return None
-        volatile = [(transaction.executions[uid], step) for uid, step in transaction.steps.items() if step.volatile_changed]
         if not changed:
             self.catch_up(transaction.chain)
             for execution, step in volatile:

@@ -16,7 +16,7 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.sdk.v1 import UserMetadata
 
-from perdure.core.clock import to_timestamp
+from perdure.core.clock import SECOND
 from perdure.core.limits import Limits
 from perdure.core.step import Step
 from perdure.features.namespace.registry import Namespace, NamespaceRegistry
@@ -163,8 +163,15 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
         at: the time it shows, now by default.
         """
         event_type, field = ATTRIBUTES[type(attributes)]
-        time = to_timestamp(self.now if at is None else at)
-        event = HistoryEvent(event_time=time, event_type=event_type, links=links, **{field: attributes})  # pyright: ignore
+        # Filled field by field: handing messages to the constructor takes twice as long.
+        event = HistoryEvent(event_type=event_type)  # pyright: ignore[reportArgumentType]
+        time = event.event_time
+        time.seconds, time.nanos = divmod(self.now if at is None else at, SECOND)
+        body: Message = getattr(event, field)
+        body.SetInParent()
+        body.MergeFrom(attributes)
+        if links:
+            event.links.extend(links)
         if user_metadata is not None and user_metadata.ByteSize():
             event.user_metadata.CopyFrom(user_metadata)
         if event_type in MAY_BE_IGNORED:
