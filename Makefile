@@ -11,7 +11,7 @@ SEEDS ?= 1000
 QUICK_TESTS := $(wildcard $(addprefix tests/,tidy unit workflow store rpc observability))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types format bench simulate waiting lock clean
+.PHONY: help demo test check lint types format bench simulate waiting reference lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -44,6 +44,9 @@ simulate: $(INSTALLED)  ## simulate whole servers with faults, from SEEDS seeds 
 
 waiting: $(INSTALLED)  ## run what the conformance suites still wait for, and say what passes by now
 	$(BIN)/python -m tests.conformance.waiting
+
+reference: $(INSTALLED)  ## write docs/reference from the code
+	$(BIN)/python -m tests.tidy.reference
 
 lock: $(INSTALLED)  ## choose dependency versions anew
 	$(BIN)/pip install --quiet "uv>=0.8"

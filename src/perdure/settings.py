@@ -40,18 +40,9 @@ class SettingsError(ValueError):
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything a server is started with.
+    """Everything a server is started with: MEANING says what each field is. Durations are nanoseconds here.
 
-    ip: the address that gRPC and metrics listen on. grpc_port, metrics_port: 0 takes any free port; metrics_port None: no metrics.
-    database: "" for memory, a ``postgresql://`` URL, or the path of a SQLite file. sqlite_pragmas: name → value, on top of the server's
-    own. postgresql_synchronous_commit: when PostgreSQL counts a commit as done, in its words; with "off" a crash of the database can lose
-    what was acknowledged. namespaces: created at start where missing, with namespace_retention (ns) and search_attributes (name → type).
-    dynamic_config: the official server's keys → JSON values; limits: what follows from them (never given directly in a file).
-    cache_size_bytes: loaded executions kept in memory. drain_timeout (ns): how long calls in progress may take at a stop. partitions:
-    engines in this process, each with a writer of its own; may change from one start to the next. standby: while another server uses the
-    store, wait and take over when it ends, instead of refusing to start. allow_no_auth: listen beyond this machine although nobody has to
-    identify themselves. poison_policy: JSON (see :mod:`perdure.core.poison_policy`), for namespaces without one of their own; "" keeps
-    retrying.
+    limits: what follows from dynamic_config; never given directly.
     """
 
     ip: str = "127.0.0.1"
@@ -86,6 +77,30 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 KEYS: tuple[str, ...] = tuple(name for name in ServerSettings.__struct_fields__ if name != "limits")
 """What a file, the environment and flags may set."""
+
+MEANING: Mapping[str, str] = {
+    "ip": "The address that gRPC, metrics and health listen on.",
+    "grpc_port": "The port for gRPC; 0 takes any free one.",
+    "metrics_port": "The port for `/metrics`, `/healthz` and `/readyz`; 0 takes any free one, `off` none.",
+    "database": "A `postgresql://` URL, or the path of a SQLite file; empty for memory.",
+    "sqlite_pragmas": "SQLite's own settings, name → value, on top of the server's.",
+    "postgresql_synchronous_commit": "When PostgreSQL counts a commit as done, in its words, whatever the database or the role has for a "
+    "default. With `off` a crash of the database can lose what was acknowledged.",
+    "namespaces": "Created at the start where they are missing.",
+    "namespace_retention": "So long the namespaces that this start creates keep what has ended.",
+    "search_attributes": "Name → type, of those namespaces: " + ", ".join(SEARCH_ATTRIBUTE_TYPES) + ".",
+    "dynamic_config": "Limits by the official server's keys, see below; a key that means nothing here is ignored.",
+    "cache_size_bytes": "Memory for loaded executions.",
+    "drain_timeout": "How long calls in progress may take at a stop.",
+    "partitions": "Engines in this process, each with a writer of its own; may change from one start to the next.",
+    "standby": "While another server uses the database, wait, and take over when it ends, instead of refusing to start.",
+    "allow_no_auth": "Listen beyond this machine although nobody has to identify themselves.",
+    "poison_policy": "What becomes of workflows whose tasks fail again and again, for namespaces without a policy of their own: "
+    "see [poison policy](../how-to/poison-policy.md). Empty: they are retried.",
+    "log_level": "What is logged on standard error.",
+    "log_format": "One line of text or one JSON object for each record.",
+}
+"""Of each of KEYS, for people."""
 
 DURATION_KEYS = frozenset({"namespace_retention", "drain_timeout"})
 """Keys that people give as a duration ("24h") and the server holds in nanoseconds."""

@@ -24,7 +24,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 def write_settings(loaded: LoadedSettings, output: TextIO, *, with_origin: bool) -> None:
     """Every setting in the form of a configuration file, then every limit as a comment with its official key."""
-    lines = [(f"{key} = {_value(key, getattr(loaded.settings, key))}", loaded.origins[key]) for key in KEYS]
+    lines = [(f"{key} = {toml_value(key, getattr(loaded.settings, key))}", loaded.origins[key]) for key in KEYS]
     width = min(max(len(text) for text, _ in lines), 60) if with_origin else 0
     for text, origin in lines:
         print(f"{text:{width}}  # {origin}" if with_origin else text, file=output)
@@ -32,11 +32,12 @@ def write_settings(loaded: LoadedSettings, output: TextIO, *, with_origin: bool)
     for limit in dataclasses.fields(loaded.settings.limits):
         keys = keys_of(limit.name)
         origins = [loaded.origins[f"dynamic_config.{key}"] for key in keys if f"dynamic_config.{key}" in loaded.origins]
-        text = f"# {limit.name} = {_value(limit.name, getattr(loaded.settings.limits, limit.name))} ({' or '.join(keys) or 'fixed'})"
+        text = f"# {limit.name} = {toml_value(limit.name, getattr(loaded.settings.limits, limit.name))} ({' or '.join(keys) or 'fixed'})"
         print(f"{text}  # {origins[-1] if origins else 'default'}" if with_origin else text, file=output)
 
 
-def _value(name: str, value: Any) -> str:
+def toml_value(name: str, value: Any) -> str:
+    """A setting or limit of that name as a configuration file has it."""
     if name in DURATION_KEYS or name.endswith("_ns"):
         return f'"{format_duration(value)}"'
     return _toml(value)

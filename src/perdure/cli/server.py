@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from perdure.settings import (
 
 _log = logging.getLogger("perdure.server")
 
-# What the official development server turns on, as far as it is a limit here.
+# Gone when it stops, and no port but its own taken for sure: as the official development server.
 _DEV_DEFAULTS = ServerSettings(database="", metrics_port=0)
 
 
@@ -70,13 +70,12 @@ def start_settings(arguments: argparse.Namespace) -> LoadedSettings:
     for name, key in _START_FLAGS.items():
         value = getattr(arguments, name)
         if value is not None:
-            flags[key] = Given(_port_number(value) if key == "metrics_port" else value, f"flag --{name.replace('_', '-')}")
-    if arguments.standby:
-        flags["standby"] = Given(True, "flag --standby")
-    if arguments.allow_no_auth:
-        flags["allow_no_auth"] = Given(True, "flag --allow-no-auth")
+            flags[key] = Given(_port_number(value) if key == "metrics_port" else value, f"flag {FLAGS[key]}")
+    for key in ("standby", "allow_no_auth"):
+        if getattr(arguments, key):
+            flags[key] = Given(True, f"flag {FLAGS[key]}")
     if arguments.namespace:
-        flags["namespaces"] = Given(arguments.namespace, "flag --namespace")
+        flags["namespaces"] = Given(arguments.namespace, f"flag {FLAGS['namespaces']}")
     file = arguments.config or os.environ.get(CONFIG_FILE_VARIABLE)
     try:
         return load_settings(flags=flags, environment=os.environ, file=Path(file) if file else None)
@@ -94,21 +93,32 @@ _START_FLAGS = {
     "partitions": "partitions",
     "drain_timeout": "drain_timeout",
 }
+"""What argparse calls it → the setting."""
+
+FLAGS: Mapping[str, str] = {
+    **{key: f"--{name.replace('_', '-')}" for name, key in _START_FLAGS.items()},
+    "standby": "--standby",
+    "allow_no_auth": "--allow-no-auth",
+    "namespaces": "--namespace",
+    "sqlite_pragmas": "--sqlite-pragma",
+    "search_attributes": "--search-attribute",
+    "dynamic_config": "--dynamic-config-value",
+    "log_level": "--log-level",
+    "log_format": "--log-format",
+}
+"""Setting → the flag of `server start` for it; a setting without one is given by the file or the environment."""
 
 
 def _shared_flags(arguments: argparse.Namespace) -> dict[str, Given]:
     flags: dict[str, Given] = {}
-    for key, flag, pairs in (
-        ("sqlite_pragmas", "--sqlite-pragma", arguments.sqlite_pragma),
-        ("search_attributes", "--search-attribute", arguments.search_attribute),
-    ):
+    for key, pairs in (("sqlite_pragmas", arguments.sqlite_pragma), ("search_attributes", arguments.search_attribute)):
         if pairs:
-            flags[key] = Given(split_pairs(flag, pairs), f"flag {flag}")
+            flags[key] = Given(split_pairs(FLAGS[key], pairs), f"flag {FLAGS[key]}")
     if arguments.dynamic_config_value:
-        flags["dynamic_config"] = Given(_dynamic_config(arguments.dynamic_config_value), "flag --dynamic-config-value")
+        flags["dynamic_config"] = Given(_dynamic_config(arguments.dynamic_config_value), f"flag {FLAGS['dynamic_config']}")
     for key in ("log_level", "log_format"):
         if getattr(arguments, key) is not None:
-            flags[key] = Given(getattr(arguments, key), f"flag --{key.replace('_', '-')}")
+            flags[key] = Given(getattr(arguments, key), f"flag {FLAGS[key]}")
     return flags
 
 

@@ -114,6 +114,11 @@ class Family(Generic[C]):
         self._make = make
         self._children: dict[tuple[str, ...], C] = {}
 
+    @property
+    def all_label_names(self) -> tuple[str, ...]:
+        """As they are shown, the constant one first."""
+        return (("service_name",) if self._constant else ()) + self.label_names
+
     def labels(self, *values: str) -> C:
         """The metric with these label values, in the order of ``label_names``; made when it is asked for first.
 

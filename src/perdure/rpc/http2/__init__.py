@@ -6,5 +6,6 @@ messages     gRPC's messages inside the data: length prefix, compression, timeou
 connection   one client: its frames, streams and windows
 stream       one call
 patience     how often a client may do what only attackers do often
-server       listening, draining, watching deadlines and silent clients
+
+:mod:`perdure.rpc.grpc_server` listens, drains, and watches deadlines and silent clients.
 """
