@@ -40,7 +40,7 @@ def _settings() -> Iterator[str]:
         flag = f"`{FLAGS[key]}`" if key in FLAGS else ""
         yield f"| `{key}` | `{toml_value(key, getattr(defaults, key))}` | {flag} | {meaning} |"
     yield from ("", "## Limits", "")
-    yield "Changed by entries of `dynamic_config` under the official server's keys, whose case does not matter. Those without one are fixed."
+    yield "Changed by entries of `dynamic_config` under the official server's keys, whose case does not matter. Without a key: fixed."
     yield from ("", "| Key | Default | Limit | Why |", "|---|---|---|---|")
     reasons = _reasons()
     for limit in dataclasses.fields(Limits):
@@ -73,8 +73,9 @@ def _metrics() -> Iterator[str]:
     RpcMetrics(registry)
     ServerMetrics(registry)
     yield from ("# Metrics", "", NOTICE, "")
-    yield "What `http://…:<metrics_port>/metrics` shows, in Prometheus' text format. The names and labels are the official server's, so that"
-    yield "its dashboards work; metrics that it does not have begin with `perdure_`. Times are seconds. A metric is shown once it has a value."
+    yield "What `http://…:<metrics_port>/metrics` shows, in Prometheus' text format. The names and labels are the official server's,"
+    yield "so that its dashboards work; metrics that it does not have begin with `perdure_`. Times are seconds. A metric is shown once it has"
+    yield "a value."
     yield from ("", "| Name | Kind | Labels | Meaning |", "|---|---|---|---|")
     for family in registry.families:
         labels = ", ".join(f"`{name}`" for name in family.all_label_names)
