@@ -6,18 +6,17 @@ They run when ``CONFORMANCE_FEATURES_REPOSITORY`` names a git directory of tempo
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 import pytest
 
-from tests.support.conformance import CONFORMANCE, FEATURES, FEATURES_VARIABLE, feature_outcomes
+from tests.support.conformance import CONFORMANCE, FEATURES, FEATURES_REPOSITORY, FEATURES_VARIABLE, feature_outcomes
 from tests.support.server_process import ServerProcess
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (CONFORMANCE / "features_python.py").exists(), reason="the suites are not beside this checkout"),
-    pytest.mark.skipif(FEATURES_VARIABLE not in os.environ, reason=f"{FEATURES_VARIABLE} names no git directory of the features"),
+    pytest.mark.skipif(FEATURES_REPOSITORY is None, reason=f"{FEATURES_VARIABLE} names no git directory of the features"),
     pytest.mark.timeout(1800),
 ]
 

@@ -6,20 +6,19 @@ They run when ``CONFORMANCE_SDK_REPOSITORY`` names a git directory of the SDK; t
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.conformance import CONFORMANCE, SDK, SDK_SERVER_FLAGS, SDK_VARIABLE, sdk_file, sdk_outcomes
+from tests.support.conformance import CONFORMANCE, SDK, SDK_REPOSITORY, SDK_SERVER_FLAGS, SDK_VARIABLE, sdk_file, sdk_outcomes
 from tests.support.server_process import ServerProcess
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (CONFORMANCE / "sdk_python.py").exists(), reason="the suites are not beside this checkout"),
-    pytest.mark.skipif(SDK_VARIABLE not in os.environ, reason=f"{SDK_VARIABLE} names no git directory of the SDK"),
+    pytest.mark.skipif(SDK_REPOSITORY is None, reason=f"{SDK_VARIABLE} names no git directory of the SDK"),
     pytest.mark.timeout(1800),
 ]
 

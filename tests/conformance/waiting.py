@@ -5,7 +5,6 @@ What is printed can be moved from the suite's ``waiting.txt`` to its ``must_pass
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -15,11 +14,11 @@ from tests.conformance.comparison import difference, load_harness
 from tests.support.conformance import (
     DIFFERENTIAL,
     FEATURES,
-    FEATURES_VARIABLE,
+    FEATURES_REPOSITORY,
     SCENARIOS,
     SDK,
+    SDK_REPOSITORY,
     SDK_SERVER_FLAGS,
-    SDK_VARIABLE,
     feature_outcomes,
     record_scenarios,
     sdk_file,
@@ -34,12 +33,12 @@ def main() -> int:
         if (DIFFERENTIAL / "harness.py").exists():
             ran = True
             tell("scenarios", passing_scenarios(server.address, Path(folder) / "scenarios"))
-        if SDK_VARIABLE in os.environ:
+        if SDK_REPOSITORY is not None:
             ran = True
             files = sorted({sdk_file(case) for case in SDK.waiting})
             outcomes = sdk_outcomes(server.address, files, Path(folder))
             tell("tests of the SDK", (case for case in SDK.waiting if outcomes.get(case) == "passed"))
-        if FEATURES_VARIABLE in os.environ:
+        if FEATURES_REPOSITORY is not None:
             ran = True
             outcomes = feature_outcomes(server.address, list(FEATURES.waiting), Path(folder))
             tell("features", (case for case in FEATURES.waiting if outcomes.get(case) == "passed"))

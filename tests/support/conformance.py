@@ -4,7 +4,8 @@ They are no part of the project. What a suite consists of and what the official 
 checkout, or where the environment says. No variable begins with PERDURE_: a server refuses those that are no settings.
 
 ``CONFORMANCE_SHARED``: that folder; ``../shared`` if not given.
-``CONFORMANCE_SDK_REPOSITORY``, ``CONFORMANCE_FEATURES_REPOSITORY``: git directories of the official Python SDK and of its features.
+``CONFORMANCE_SDK_REPOSITORY``, ``CONFORMANCE_FEATURES_REPOSITORY``: git directories of the official Python SDK and of its features;
+clones beside the checkout, ``../sdk-python`` and ``../features``, if not given.
 ``CONFORMANCE_SCRATCH``: a folder for what these unpack and install; a temporary one if not given.
 """
 
@@ -26,6 +27,33 @@ CONFORMANCE = SHARED / "conformance"
 SDK_VARIABLE = "CONFORMANCE_SDK_REPOSITORY"
 FEATURES_VARIABLE = "CONFORMANCE_FEATURES_REPOSITORY"
 SCRATCH_VARIABLE = "CONFORMANCE_SCRATCH"
+
+
+def _repository(variable: str, name: str) -> Path | None:
+    given, beside = os.environ.get(variable), ROOT.parent / name / ".git"
+    return Path(given) if given else beside if beside.exists() else None
+
+
+SDK_REPOSITORY = _repository(SDK_VARIABLE, "sdk-python")
+FEATURES_REPOSITORY = _repository(FEATURES_VARIABLE, "features")
+"""None where there is none: the suite cannot run."""
+
+
+def missing_suites() -> list[str]:
+    """Which suites cannot run here, and what each of them lacks."""
+    missing: list[str] = []
+    if not (DIFFERENTIAL / "harness.py").exists():
+        missing.append(f"recorded scenarios: {DIFFERENTIAL} is not there; CONFORMANCE_SHARED names another folder than {SHARED}")
+    for suite, script, repository, variable in (
+        ("the SDK's own tests", "sdk_python.py", SDK_REPOSITORY, SDK_VARIABLE),
+        ("features", "features_python.py", FEATURES_REPOSITORY, FEATURES_VARIABLE),
+    ):
+        if not (CONFORMANCE / script).exists():
+            missing.append(f"{suite}: {CONFORMANCE / script} is not there; CONFORMANCE_SHARED names another folder than {SHARED}")
+        elif repository is None:
+            missing.append(f"{suite}: {variable} names no git directory")
+    return missing
+
 
 SDK_SERVER_FLAGS = ("--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=50")
 """What a server needs for the SDK's tests: one of them wants to hear early that it should continue as new."""
@@ -108,21 +136,21 @@ def sdk_file(case: str) -> str:
 
 def sdk_outcomes(address: str, files: Sequence[str], folder: Path) -> Mapping[str, str]:
     """Test → outcome, of the SDK's tests in some files, such as "tests/test_client.py". folder: for what may be forgotten afterwards."""
-    return _suite_outcomes("sdk_python.py", address, os.environ[SDK_VARIABLE], files, folder, seconds=1700)
+    return _suite_outcomes("sdk_python.py", address, SDK_REPOSITORY, files, folder, seconds=1700)
 
 
 def feature_outcomes(address: str, features: Sequence[str], folder: Path) -> Mapping[str, str]:
     """Feature → outcome. folder: for what may be forgotten afterwards."""
-    return _suite_outcomes("features_python.py", address, os.environ[FEATURES_VARIABLE], features, folder, seconds=1700)
+    return _suite_outcomes("features_python.py", address, FEATURES_REPOSITORY, features, folder, seconds=1700)
 
 
 def _suite_outcomes(
-    script: str, address: str, repository: str, selection: Sequence[str], folder: Path, *, seconds: float
+    script: str, address: str, repository: Path | None, selection: Sequence[str], folder: Path, *, seconds: float
 ) -> Mapping[str, str]:
     written = folder / f"{script}.tsv"
     written.unlink(missing_ok=True)
     scratch = Path(os.environ.get(SCRATCH_VARIABLE, folder)) / script.removesuffix(".py")
-    command = [sys.executable, str(CONFORMANCE / script), address, "--repository", repository, "--scratch", str(scratch)]
+    command = [sys.executable, str(CONFORMANCE / script), address, "--repository", str(repository), "--scratch", str(scratch)]
     printed = run_suite([*command, "--write", str(written), *selection], seconds)
     if not written.exists():
         raise SuiteBroken(printed)

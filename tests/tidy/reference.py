@@ -74,8 +74,8 @@ def _metrics() -> Iterator[str]:
     ServerMetrics(registry)
     yield from ("# Metrics", "", NOTICE, "")
     yield "What `http://…:<metrics_port>/metrics` shows, in Prometheus' text format. The names and labels are the official server's,"
-    yield "so that its dashboards work; metrics that it does not have begin with `perdure_`. Times are seconds. A metric is shown once it has"
-    yield "a value."
+    yield "so that its dashboards work; metrics that it does not have begin with `perdure_`. Times are seconds. A metric is shown once it"
+    yield "has a value."
     yield from ("", "| Name | Kind | Labels | Meaning |", "|---|---|---|---|")
     for family in registry.families:
         labels = ", ".join(f"`{name}`" for name in family.all_label_names)
