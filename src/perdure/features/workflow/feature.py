@@ -28,6 +28,7 @@ from perdure.features.workflow.rpc.describe import DescribeRpc
 from perdure.features.workflow.rpc.history import HistoryRpc
 from perdure.features.workflow.rpc.interaction import InteractionRpc
 from perdure.features.workflow.rpc.multi_operation import MultiOperationRpc
+from perdure.features.workflow.rpc.options import OptionsRpc
 from perdure.features.workflow.rpc.paging import HistoryPages
 from perdure.features.workflow.rpc.queries import QueryRpc
 from perdure.features.workflow.rpc.reset import ResetRpc
@@ -87,6 +88,7 @@ def register(services: WorkflowServices, methods: MethodTable, removal: Namespac
     DescribeRpc(services).register(methods)
     HistoryRpc(services, pages).register(methods)
     InteractionRpc(services, deletions).register(methods)
+    OptionsRpc(services).register(methods)
     ResetRpc(services).register(methods)
     queries = QueryRpc(services, pages)
     queries.register(methods)

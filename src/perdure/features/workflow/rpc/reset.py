@@ -1,4 +1,4 @@
-"""ResetWorkflowExecution, UpdateWorkflowExecutionOptions."""
+"""ResetWorkflowExecution."""
 
 from __future__ import annotations
 
@@ -6,38 +6,33 @@ from temporalio.api.workflow.v1 import PostResetOperation
 from temporalio.api.workflowservice.v1 import (
     ResetWorkflowExecutionRequest,
     ResetWorkflowExecutionResponse,
-    UpdateWorkflowExecutionOptionsRequest,
-    UpdateWorkflowExecutionOptionsResponse,
 )
 
 from perdure.core.call import Call, MethodTable
-from perdure.core.errors import busy_workflow, invalid_argument, not_found
+from perdure.core.errors import busy_workflow, invalid_argument
 from perdure.core.execution import ChainKey
-from perdure.engine.transaction import Transaction
 from perdure.features.workflow.kind import WORKFLOW
 from perdure.features.workflow.reset.plan import make_plan
 from perdure.features.workflow.reset.reapply import excluded_types
 from perdure.features.workflow.reset.reset import Moved, ResetOptions, check_finish_event_id, reset, reset_again
 from perdure.features.workflow.rpc.resume import HEADER, resume_point
-from perdure.features.workflow.run.interaction import CLOSED
-from perdure.features.workflow.run.option_changes import change_options, check_paths, check_pinned, check_wanted_override
+from perdure.features.workflow.run.option_changes import change_options, check_wanted_override
 from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.validation import check_execution, check_priority
+from perdure.features.workflow.validation import check_execution
 
 PLANS = 10
 """A plan is outdated when the workflow did much while it was made. So many are made before the caller is told to come back."""
 
 
 class ResetRpc:
-    """Sends runs back to an earlier point, and changes their options."""
+    """Sends runs back to an earlier point."""
 
     def __init__(self, services: WorkflowServices) -> None:
         self._services = services
 
     def register(self, methods: MethodTable) -> None:
         methods.handle("ResetWorkflowExecution", self.reset)
-        methods.handle("UpdateWorkflowExecutionOptions", self.update_options)
 
     async def reset(self, request: ResetWorkflowExecutionRequest, call: Call) -> ResetWorkflowExecutionResponse:
         if not request.request_id:
@@ -77,29 +72,6 @@ class ResetRpc:
             except Moved:
                 continue
         raise busy_workflow("Workflow is busy.")
-
-    async def update_options(self, request: UpdateWorkflowExecutionOptionsRequest, call: Call) -> UpdateWorkflowExecutionOptionsResponse:
-        execution = request.workflow_execution
-        wanted = request.workflow_execution_options
-        if not execution.workflow_id:
-            raise invalid_argument("WorkflowId is not set on request.")
-        if not request.HasField("update_mask"):
-            raise invalid_argument("UpdateMask is required")
-        if not request.HasField("workflow_execution_options"):
-            raise invalid_argument("WorkflowExecutionOptions is required")
-        if problem := check_paths(request.update_mask):
-            raise invalid_argument(f"error parsing UpdateMask: {problem}")
-        check_priority(wanted.priority, self._services.limits)
-
-        def decide(step: WorkflowStep, transaction: Transaction) -> UpdateWorkflowExecutionOptionsResponse:
-            if not step.state.is_open:
-                raise not_found(CLOSED)
-            check_pinned(wanted.versioning_override, execution.workflow_id)
-            check_wanted_override(wanted, step.state.task_queue)
-            changed = change_options(step, wanted, request.update_mask, request.identity)
-            return UpdateWorkflowExecutionOptionsResponse(workflow_execution_options=changed)
-
-        return await self._services.step(call.namespace_id, execution.workflow_id, execution.run_id, decide)
 
 
 def _check_operations(operations: object, task_queue: str) -> None:
