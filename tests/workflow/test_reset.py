@@ -150,6 +150,53 @@ def test_an_abandoned_child_from_behind_the_point_keeps_its_workflow_id() -> Non
     on_virtual_server(test)
 
 
+def test_a_child_finds_its_parent_behind_any_resets() -> None:
+    async def test(server: VirtualServer) -> None:
+        base = await with_child(server)
+        await reset(server, 9, base)
+        second = await reset(server, 9)
+        await reset(server, 9, base)
+        await reset(server, 9, second)
+        await server.pass_time(1)
+        await complete_child(server)
+        await event_of(server, E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED)
+
+    on_virtual_server(test)
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_child_that_ended_while_its_parent_was_closed_is_asked_after(follows: bool) -> None:
+    """It told the closed run, which took no notice. follows: it ended by the parent close policy."""
+
+    async def test(server: VirtualServer) -> None:
+        policy = ParentClosePolicy.PARENT_CLOSE_POLICY_TERMINATE if follows else ParentClosePolicy.PARENT_CLOSE_POLICY_ABANDON
+        base = await with_child(server, parent_close_policy=policy)
+        await terminate(server)
+        if not follows:
+            await complete_child(server)
+        await server.pass_time(1)
+        await reset(server, 9, base)
+        end = E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED if follows else E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED
+        await event_of(server, end)
+        await server.decide(complete_workflow())
+
+    on_virtual_server(test)
+
+
+def test_a_child_that_runs_on_is_asked_once_and_tells_its_new_parent() -> None:
+    async def test(server: VirtualServer) -> None:
+        base = await with_child(server)
+        await reset(server, 9, base)
+        await server.pass_time(1)
+        (child,) = (await server.state()).children.values()
+        assert child.is_asked
+        await server.restart()
+        await complete_child(server)
+        await event_of(server, E.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED)
+
+    on_virtual_server(test)
+
+
 # -- the new run is the parent -----------------------------------------------------------------------------------
 def test_a_child_that_was_handed_on_listens_to_its_new_parent_and_outlives_it() -> None:
     async def test(server: VirtualServer) -> None:

@@ -134,6 +134,15 @@ class StartChild(EffectJob, frozen=True):
         return state.children.get(self.initiated_event_id)
 
 
+class AskChild(EffectJob, frozen=True):
+    """A reset handed a child on: see whether it has ended, and told so only those that waited for it before."""
+
+    initiated_event_id: int
+
+    def part(self, state: WorkflowState) -> Part | None:
+        return state.children.get(self.initiated_event_id)
+
+
 class CloseChild(EffectJob, frozen=True):
     """The parent has closed: do to the child what its parent close policy says."""
 

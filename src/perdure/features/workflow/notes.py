@@ -216,6 +216,12 @@ class DeletionRequested(Note, frozen=True, tag="deletion-requested"):
     """This closed run is to be deleted, as soon as it owes nothing to others."""
 
 
+class ChildFoundRunning(Note, frozen=True, tag="child-found-running"):
+    """A child that a reset handed on to this run has not ended yet: when it does, it will say so."""
+
+    initiated_event_id: int
+
+
 class ResetPointsForgotten(Note, frozen=True, tag="reset-points-forgotten"):
     """There are more reset points than a run may have: the oldest ones, so many, are dropped."""
 
@@ -226,6 +232,7 @@ ALL = (
     ResetPointsForgotten,
     ParentInformed,
     ChildClosed,
+    ChildFoundRunning,
     DeletionRequested,
     RunCreated,
     RetentionChanged,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from temporalio.api.common.v1 import Payload, Payloads, WorkflowExecution
 from temporalio.api.enums.v1 import ContinueAsNewInitiator, ParentClosePolicy, StartChildWorkflowExecutionFailedCause, WorkflowIdReusePolicy
-from temporalio.api.history.v1 import WorkflowExecutionStartedEventAttributes
+from temporalio.api.history.v1 import History, WorkflowExecutionStartedEventAttributes
 
 from perdure.core.clock import MILLISECOND, duration_ns, to_duration, to_timestamp
 from perdure.core.errors import ApiError, Code, already_started, busy_workflow
@@ -15,7 +15,7 @@ from perdure.core.limits import Limits
 from perdure.engine.transaction import Transaction
 from perdure.features.namespace.registry import Namespace
 from perdure.features.workflow import notes
-from perdure.features.workflow.jobs import CloseChild, ReportToParent, StartChild
+from perdure.features.workflow.jobs import AskChild, CloseChild, ReportToParent, StartChild
 from perdure.features.workflow.kind import WORKFLOW
 from perdure.features.workflow.other_runs.children import child_closed, child_start_failed, child_started
 from perdure.features.workflow.other_runs.messenger import Messenger
@@ -26,6 +26,7 @@ from perdure.features.workflow.run.interaction import request_cancel
 from perdure.features.workflow.run.pace import check_pace
 from perdure.features.workflow.run.start import Start, begin
 from perdure.features.workflow.run.versioning import hand_on
+from perdure.features.workflow.services import WorkflowExecution as Execution
 from perdure.features.workflow.services import step_of
 from perdure.features.workflow.state import Status, WorkflowState
 from perdure.features.workflow.step import WorkflowStep
@@ -40,6 +41,10 @@ _PASSED_ON = (
 )  # fmt: skip
 
 
+REPORTED = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.TERMINATED, Status.TIMED_OUT})
+"""How a workflow ends; a run that was continued as new is not the end."""
+
+
 class ChildMessages:
     """Delivers them."""
 
@@ -49,6 +54,7 @@ class ChildMessages:
 
     def register(self) -> None:
         self._messenger.register(StartChild, self.start)
+        self._messenger.register(AskChild, self.ask)
         self._messenger.register(CloseChild, self.close)
         self._messenger.register(ReportToParent, self.report)
 
@@ -136,6 +142,28 @@ class ChildMessages:
         begin(step, Start(attributes, request_id, namespace.retention, user_metadata=child.user_metadata))
         return run_id
 
+    # -- parent to child: has it ended? ---------------------------------------------------------------------------------
+    async def ask(self, key: RunKey, state: WorkflowState, job: AskChild) -> None:
+        """Record how a child that was handed on has ended, if it has. Whenever it ends from now on, it finds the way to this run."""
+        child = state.children[job.initiated_event_id]
+        run = await self._last_run(child)
+        if run is None or run.state.status not in REPORTED:
+            await self._messenger.record(key, lambda step: _found_running(step, job.initiated_event_id))
+            return
+        run_id, close_event_id = run.key.run_id, run.state.close_event_id
+        batches = await self._services.engine.history(run, close_event_id, close_event_id)
+        (closed,) = (e for batch in batches for e in History.FromString(batch.events).events if e.event_id == close_event_id)
+        await self._messenger.record(key, lambda step: child_closed(step, job.initiated_event_id, child.first_run_id, run_id, closed))
+
+    async def _last_run(self, child: Child) -> Execution | None:
+        """The latest run of the workflow that was started as this child; None when there is none any more."""
+        chain = ChainKey(child.attributes.namespace_id, WORKFLOW, child.attributes.workflow_id)
+        run = await self._services.engine.read(chain, None)
+        while run is not None and not is_run_of(run.state, child):
+            earlier = run.state.previous_run_id
+            run = await self._services.engine.read(chain, earlier) if earlier else None
+        return run
+
     # -- parent to child: the parent has closed -----------------------------------------------------------------------
     async def close(self, key: RunKey, state: WorkflowState, job: CloseChild) -> None:
         """Apply the parent close policy to whichever run of the child is the current one."""
@@ -166,22 +194,18 @@ class ChildMessages:
         parent = started.parent_workflow_execution
         chain = ChainKey(started.parent_workflow_namespace_id, WORKFLOW, parent.workflow_id)
 
-        def tell(step: WorkflowStep) -> None:
-            child_closed(step, started.parent_initiated_event_id, started.first_execution_run_id, key.run_id, close_event)
+        def decide(transaction: Transaction) -> None:
+            run = transaction.run
+            if run is None or not run.state.is_open:
+                # If the parent was reset, however often, it goes on as the current run, which knows the child.
+                run = transaction.current
+                if run is None or not any(is_run_of(state, child) for child in run.state.children.values()):
+                    return
+            child_closed(
+                step_of(transaction, run), started.parent_initiated_event_id, started.first_execution_run_id, key.run_id, close_event
+            )
 
-        def decide(transaction: Transaction) -> str:
-            """The run that a closed parent was reset to, where it goes on; "" for none."""
-            if transaction.run is None:
-                return ""
-            run_state: WorkflowState = transaction.run.state
-            if not run_state.is_open:
-                return run_state.reset_run_id
-            tell(step_of(transaction, transaction.run))
-            return ""
-
-        run_id = parent.run_id
-        while run_id:
-            run_id = await self._services.engine.transact(chain, run_id, decide)
+        await self._services.engine.transact(chain, parent.run_id, decide)
         await self._messenger.record(key, _informed)
 
 
@@ -227,6 +251,12 @@ def _must_follow(run: WorkflowState, child: Child, parent: WorkflowState) -> boo
 def _policy_applied(step: WorkflowStep, initiated_event_id: int) -> None:
     if not step.state.children[initiated_event_id].is_closed:
         step.note(notes.ChildClosed(initiated_event_id))
+
+
+def _found_running(step: WorkflowStep, initiated_event_id: int) -> None:
+    child = step.state.children.get(initiated_event_id)
+    if child is not None and not child.is_asked:
+        step.note(notes.ChildFoundRunning(initiated_event_id))
 
 
 def _informed(step: WorkflowStep) -> None:

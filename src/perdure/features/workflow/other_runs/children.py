@@ -10,6 +10,7 @@
 | STARTED                     | the start was accepted, again               | ignored                                          |
 | gone                        | anything                                    | ignored                                          |
 | INITIATED, STARTED          | the parent closes                           | parent close policy on its way, unless ABANDON   |
+| STARTED, handed on by reset | it has ended already                        | COMPLETED, FAILED, CANCELED …; gone              |
 """
 
 from __future__ import annotations
@@ -325,6 +326,11 @@ def _child_ended(state: WorkflowState, event: HistoryEvent, touch: Touch) -> Non
     which = event.WhichOneof("attributes")
     assert which is not None
     state.children.pop(getattr(event, which).initiated_event_id, None)
+
+
+@applies_note(notes.ChildFoundRunning)
+def _found_running(state: WorkflowState, note: notes.ChildFoundRunning, touch: Touch) -> None:
+    state.children[note.initiated_event_id].is_asked = True
 
 
 # -- after the parent's end -------------------------------------------------------------------------------------------

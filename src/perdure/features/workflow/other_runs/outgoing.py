@@ -19,7 +19,7 @@ from temporalio.api.history.v1 import (
 from temporalio.api.sdk.v1 import UserMetadata
 
 from perdure.core.jobs import Job
-from perdure.features.workflow.jobs import CloseChild, SendCancel, SendSignal, StartChild
+from perdure.features.workflow.jobs import AskChild, CloseChild, SendCancel, SendSignal, StartChild
 
 if TYPE_CHECKING:
     from perdure.features.workflow.state import WorkflowState
@@ -35,8 +35,8 @@ class Child(msgspec.Struct):
 
     attributes: as it was initiated; without the input once it has started. first_run_id: "" until the start is recorded; the child may
     be several runs further. started_event_id: 0 until the started event has its id. is_closed: the parent close policy was applied.
-    initiated_by: the run that initiated it, if a reset handed it on to this one; "" for this run. goes_on: a reset handed it on to
-    another run, so the end of this one does not concern it.
+    initiated_by: the run that initiated it, if a reset handed it on to this one; "" for this run. is_asked: such a child was seen running
+    since. goes_on: a reset handed it on to another run, so the end of this one does not concern it.
     """
 
     initiated_event_id: int
@@ -47,6 +47,7 @@ class Child(msgspec.Struct):
     started_event_id: int = 0
     is_closed: bool = False
     initiated_by: str = ""
+    is_asked: bool = False
     goes_on: bool = False
 
     def request_id(self, parent_run_id: str) -> str:
@@ -63,6 +64,8 @@ class Child(msgspec.Struct):
         if state.is_open:
             if not self.first_run_id:
                 yield StartChild(0, self.initiated_event_id)
+            elif self.initiated_by and not self.is_asked:
+                yield AskChild(0, self.initiated_event_id)
             return
         if self.must_close:
             # Also when no start is recorded: it may have happened just before the parent closed.

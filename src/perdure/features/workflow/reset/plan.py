@@ -12,7 +12,7 @@ from perdure.core.records import event_bytes
 from perdure.engine.loader import fold
 from perdure.features.workflow import notes
 from perdure.features.workflow.kind import WORKFLOW
-from perdure.features.workflow.reset.reapply import EVERYTHING, Source
+from perdure.features.workflow.reset.reapply import EVERYTHING, is_eligible
 from perdure.features.workflow.reset.reset import ResetPlan, check_point
 from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
 from perdure.features.workflow.state import WorkflowState
@@ -34,42 +34,22 @@ async def make_plan(services: WorkflowServices, base: WorkflowExecution, finish_
     new_run_id = services.engine.ids.run_id(services.clock.now())
     rows, state = await _copy(services, base, finish_event_id, new_run_id, current_run_id)
     events: list[HistoryEvent] = []
-    sources = {base.key.run_id: Source(last_event_id, own=not excluded >= EVERYTHING, children=finish_event_id)}
-    next_run_id = await _collect(services, base, finish_event_id, sources[base.key.run_id], events)
-    await _collect_continued(services, base, next_run_id, sources, events, own=not excluded >= EVERYTHING)
-    await _collect_of_earlier_resets(services, base, finish_event_id, sources, events)
+    seen = {base.key.run_id: last_event_id}
+    if not excluded >= EVERYTHING:
+        next_run_id = await _collect(services, base, finish_event_id, last_event_id, events, of_base=True)
+        while next_run_id:
+            run = await services.engine.read(base.key.chain, next_run_id)
+            if run is None:
+                break  # it was deleted, and with it the way to those behind it
+            last_event_id = run.durable_event_id
+            seen[next_run_id] = last_event_id
+            next_run_id = await _collect(services, run, 1, last_event_id, events, of_base=False)
+    else:
+        seen.clear()
     return ResetPlan(
         base.key.run_id, new_run_id, finish_event_id, rows, state, events, _initiators(base, state), current_run_id,
-        sources.get(current_run_id),
+        seen.get(current_run_id, -1),
     )  # fmt: skip
-
-
-async def _collect_continued(
-    services: WorkflowServices, base: WorkflowExecution, run_id: str, sources: dict[str, Source], events: list[HistoryEvent], *, own: bool
-) -> None:
-    """What was sent to the runs that the base run continued as was meant for it. run_id: of the first of them, "" for none."""
-    while run_id and own:
-        run = await services.engine.read(base.key.chain, run_id)
-        if run is None:
-            return  # it was deleted, and with it the way to those behind it
-        source = sources[run_id] = Source(run.durable_event_id, own=True, children=0)
-        run_id = await _collect(services, run, 1, source, events)
-
-
-async def _collect_of_earlier_resets(
-    services: WorkflowServices, base: WorkflowExecution, finish_event_id: int, sources: dict[str, Source], events: list[HistoryEvent]
-) -> None:
-    """Children that went on with a run made by an earlier reset told that one how they ended, and tell it nobody else."""
-    run, children = base, finish_event_id
-    while run_id := run.state.reset_run_id:
-        following = await services.engine.read(base.key.chain, run_id)
-        if following is None or following.state.reset_origin is None:
-            return
-        run = following
-        first_event_id = run.state.reset_origin.last_event_id + 1
-        children = min(children, first_event_id - 1)
-        source = sources[run_id] = Source(run.durable_event_id, own=False, children=children)
-        await _collect(services, run, first_event_id, source, events)
 
 
 def _initiators(base: WorkflowExecution, state: WorkflowState) -> dict[int, str]:
@@ -106,13 +86,14 @@ async def _copy(
 
 
 async def _collect(
-    services: WorkflowServices, run: WorkflowExecution, first_event_id: int, source: Source, events: list[HistoryEvent]
-) -> str:
+    services: WorkflowServices, run: WorkflowExecution, first_event_id: int, last_event_id: int, events: list[HistoryEvent],
+    *, of_base: bool,
+) -> str:  # fmt: skip
     """Add a run's events that may have to happen again; returns the id of the run it continued as, "" for none."""
     next_run_id = ""
-    async for row in rows_of(services, run, first_event_id, source.seen):
+    async for row in rows_of(services, run, first_event_id, last_event_id):
         for event in History.FromString(row.events).events:
-            if first_event_id <= event.event_id <= source.seen and source.has(event):
+            if first_event_id <= event.event_id <= last_event_id and is_eligible(event, of_base=of_base):
                 events.append(event)
             if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW:
                 next_run_id = event.workflow_execution_continued_as_new_event_attributes.new_execution_run_id

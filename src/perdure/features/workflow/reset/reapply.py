@@ -6,14 +6,13 @@
 | UPDATE_ADMITTED                 | UPDATE_ADMITTED, unless updates are excluded                         |
 | UPDATE_ACCEPTED with a request  | UPDATE_ADMITTED, unless updates are excluded                         |
 | OPTIONS_UPDATED                 | the same, unless all it did is attach callbacks that are there       |
-| child started, failed to, ended | the same, if the new run waits for that child; never excluded        |
+| child started, failed to, ended | the same, if the new run waits for that child (base run only)        |
 | any other                       | nothing: the workflow's code makes it again, or it is not repeated   |
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from temporalio.api.enums.v1 import EventType, ResetReapplyExcludeType, ResetReapplyType
@@ -45,23 +44,9 @@ def excluded_types(exclude: Iterable[Exclude.ValueType], reapply_type: ResetReap
     return frozenset(excluded)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A run of which something may have to happen again to the new one.
-
-    seen: up to which event id it was read. own: whether what was sent to it counts. children: up to which initiated event id its children
-    are the new run's, too: of the base run all, of a run that was made from it by an earlier reset those from before that one's point.
-    """
-
-    seen: int
-    own: bool
-    children: int
-
-    def has(self, event: HistoryEvent) -> bool:
-        """Whether an event of it may have to happen again."""
-        if event.event_type in _ABOUT_CHILDREN:
-            return _attributes(event).initiated_event_id <= self.children
-        return self.own and event.event_type in _HANDLERS
+def is_eligible(event: HistoryEvent, *, of_base: bool) -> bool:
+    """Whether an event may have to happen again. of_base: it is of the run that is reset; only there event ids mean the same things."""
+    return event.event_type in _HANDLERS and (of_base or event.event_type not in _ABOUT_CHILDREN)
 
 
 def reapply(step: WorkflowStep, event: HistoryEvent, excluded: frozenset[int]) -> None:
@@ -103,7 +88,7 @@ def _options_updated(step: WorkflowStep, event: HistoryEvent, excluded: frozense
 
 
 def _child_start_answered(step: WorkflowStep, event: HistoryEvent, excluded: frozenset[int]) -> None:
-    attributes = _copied(event)
+    attributes = _attributes(event)
     child = step.state.children.get(attributes.initiated_event_id)
     if child is not None and not child.first_run_id:
         step.event(attributes)
@@ -111,7 +96,7 @@ def _child_start_answered(step: WorkflowStep, event: HistoryEvent, excluded: fro
 
 
 def _child_ended(step: WorkflowStep, event: HistoryEvent, excluded: frozenset[int]) -> None:
-    attributes = _copied(event)
+    attributes = _attributes(event)
     child = step.state.children.get(attributes.initiated_event_id)
     if child is not None:
         attributes.started_event_id = child.started_event_id
@@ -121,13 +106,10 @@ def _child_ended(step: WorkflowStep, event: HistoryEvent, excluded: frozenset[in
 
 
 def _attributes(event: HistoryEvent) -> Any:
+    """A copy of an event's attributes."""
     which = event.WhichOneof("attributes")
     assert which is not None
-    return getattr(event, which)
-
-
-def _copied(event: HistoryEvent) -> Any:
-    attributes = _attributes(event)
+    attributes = getattr(event, which)
     copied = type(attributes)()
     copied.CopyFrom(attributes)
     return copied

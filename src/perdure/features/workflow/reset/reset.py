@@ -26,7 +26,7 @@ from perdure.engine.live import AnyExecution
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow import notes
 from perdure.features.workflow.registry import applies_note
-from perdure.features.workflow.reset.reapply import Source, reapply
+from perdure.features.workflow.reset.reapply import is_eligible, reapply
 from perdure.features.workflow.run.closing import RESETTER_IDENTITY, SERVER_IDENTITY, terminate
 from perdure.features.workflow.services import step_of
 from perdure.features.workflow.state import ResetOrigin, TaskStatus, WorkflowState
@@ -48,7 +48,7 @@ class ResetPlan:
 
     rows, state: the beginning of the new run's journal, and their fold. events: what happened behind the point, of kinds that may have to
     happen again. initiators: of the children that come over, the run that initiated each of them. current_run_id: the current run, "" for
-    none; current: what of it is in `events`, None when it has no part in them.
+    none; seen: up to which event id of it `events` reach, -1 when it has no part in them.
     """
 
     base_run_id: str
@@ -59,7 +59,7 @@ class ResetPlan:
     events: list[HistoryEvent]
     initiators: dict[int, str]
     current_run_id: str
-    current: Source | None
+    seen: int
 
 
 @dataclass(slots=True)
@@ -113,19 +113,21 @@ def reset(transaction: Transaction, plan: ResetPlan, options: ResetOptions) -> s
         raise Moved
     late: list[HistoryEvent] = []
     if current is not None:
-        if plan.current is not None:
-            late = _events_after(current, plan.current.seen)
+        if plan.seen >= 0:
+            late = _events_after(current, plan.seen)
         if current.state.is_open:
             step = step_of(transaction, current)
             step.note(_ended_by(plan, current.state))
             terminate(step, options.reason, RESETTER_IDENTITY)
-            late += History.FromString(step.events).events
+            if plan.seen >= 0:
+                late += History.FromString(step.events).events
     step_of(transaction, base).note(notes.ResetElsewhere(plan.new_run_id))
     step = transaction.fork(base.kind, plan.new_run_id, plan.rows, plan.state)
     assert isinstance(step, WorkflowStep)
     step.note(notes.RunReset(transaction.now, plan.base_run_id, plan.finish_event_id - 1, options.request_id, plan.initiators))
     _fail_task(step, options.reason, plan)
-    for event in (*plan.events, *(event for event in late if plan.current is not None and plan.current.has(event))):
+    of_base = plan.current_run_id == plan.base_run_id
+    for event in (*plan.events, *(event for event in late if is_eligible(event, of_base=of_base))):
         reapply(step, event, options.excluded)
     options.change(step)
     schedule_task(step)
