@@ -196,15 +196,23 @@ def test_a_worker_that_shuts_down_passes_the_query_on() -> None:
     on_virtual_server(test)
 
 
-def test_the_caller_learns_that_nobody_polls() -> None:
+@pytest.mark.parametrize(
+    ("away", "message"),
+    [
+        (12, "no poller seen for task queue recently, worker may be down"),  # for 21 s when the caller is told, at the ninth second
+        (10, "query timed out before a worker could process it"),
+    ],
+)
+@pytest.mark.parametrize("more", [0, 40])
+def test_the_caller_learns_that_nobody_polls(away: int, message: str, more: int) -> None:
     async def test(server: VirtualServer) -> None:
         await idle(server)
-        await elapse(server, 60)
+        await elapse(server, away + more)
         with pytest.raises(ApiError) as refused:
             await query(server, 10)
-        assert refused.value.message == "no poller seen for task queue recently, worker may be down"
+        assert refused.value.message == message
 
-    on_virtual_server(test)
+    on_virtual_server(test, dynamic_config={"matching.queryPollerUnavailableWindow": 20 + more} if more else {})
 
 
 def test_a_worker_that_never_answers_costs_the_deadline() -> None:

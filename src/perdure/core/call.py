@@ -13,8 +13,13 @@ from typing import Any, TypeVar
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
+from perdure.core.clock import SECOND
+
 WORKFLOW_SERVICE = "temporal.api.workflowservice.v1.WorkflowService"
 OPERATOR_SERVICE = "temporal.api.operatorservice.v1.OperatorService"
+
+ANSWER_BEFORE = 1 * SECOND
+"""Who waits for something that may not come is answered so much earlier than its deadline, so that the answer arrives in time."""
 
 Request = TypeVar("Request", bound=Message)
 

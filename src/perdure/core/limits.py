@@ -197,6 +197,8 @@ class Limits:
     # -- long polls ---------------------------------------------------------------------------------
     # A poll for tasks is answered empty after this: shorter than what proxies cut.
     matching_long_poll_ns: int = _limit(MINUTE, "matching.longPollExpirationInterval")
+    # A query that waits for a worker is refused shortly before its caller's deadline when nobody has polled for so long.
+    query_poller_window_ns: int = _limit(20 * SECOND, "matching.queryPollerUnavailableWindow")
     # A wait for new events or for an update's outcome is answered with what there is.
     history_long_poll_ns: int = _limit(20 * SECOND, "history.longPollExpirationInterval")
     # Pollers (and other long waits) of one namespace at one time, per API.

@@ -12,8 +12,8 @@ from temporalio.api.deployment.v1 import WorkerDeploymentOptions
 from temporalio.api.enums.v1 import TaskQueueKind
 from temporalio.api.taskqueue.v1 import PollerScalingDecision, TaskQueue
 
-from perdure.core.call import Call
-from perdure.core.clock import SECOND, Clock
+from perdure.core.call import ANSWER_BEFORE, Call
+from perdure.core.clock import Clock
 from perdure.core.eager import Done, begin
 from perdure.core.limits import Limits
 from perdure.features.task_queue.validation import check_identity, check_queue, check_version
@@ -22,9 +22,6 @@ from perdure.matching.pollers import PollerDetails
 from perdure.matching.task_queue import QueueKey, Task
 
 log = logging.getLogger(__name__)
-
-ANSWER_BEFORE = 1 * SECOND
-"""An empty answer leaves so much earlier than the caller's deadline, so that it arrives in time."""
 
 
 class PollRequest(Protocol):

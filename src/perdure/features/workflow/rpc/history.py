@@ -16,8 +16,7 @@ from temporalio.api.workflowservice.v1 import (
     GetWorkflowExecutionHistoryReverseRequest,
 )
 
-from perdure.core.call import Call, MethodTable
-from perdure.core.clock import SECOND
+from perdure.core.call import ANSWER_BEFORE, Call, MethodTable
 from perdure.core.errors import invalid_argument
 from perdure.core.records import field_bytes
 from perdure.features.workflow.rpc.paging import HistoryPages, PageToken, decode_page_token, encode_page_token
@@ -26,9 +25,6 @@ from perdure.features.workflow.services import WorkflowExecution, WorkflowServic
 from perdure.features.workflow.state import Status
 from perdure.features.workflow.task.lifecycle import unwritten_events
 from perdure.features.workflow.validation import check_execution
-
-ANSWER_BEFORE = 1 * SECOND
-"""An empty answer leaves so much earlier than the caller's deadline, so that it arrives in time."""
 
 WRITTEN_ONLY = frozenset({"temporal-cli", "temporal-ui"})
 """Clients that show histories to people, and would show events that may yet turn out never to have been."""

@@ -18,8 +18,8 @@ from temporalio.api.workflowservice.v1 import (
     RespondQueryTaskCompletedResponse,
 )
 
-from perdure.core.call import Call, MethodTable
-from perdure.core.clock import MINUTE, SECOND
+from perdure.core.call import ANSWER_BEFORE, Call, MethodTable
+from perdure.core.clock import MINUTE
 from perdure.core.errors import ApiError, Code, busy_workflow, failed_precondition, invalid_argument, not_found, unavailable
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow.effects import STICKY_POLLER_WITHIN
@@ -46,12 +46,9 @@ from perdure.matching.task_queue import TaskQueue as Queue
 LONGEST = 10 * MINUTE
 """A caller without a deadline waits no longer."""
 
-NO_POLLER_FOR = 20 * SECOND
 BUFFER_FULL = "consistent query buffer is full, this may be caused by too many queries and workflow not able to process query fast enough"
 STOPPED = "buffered query cleared, please retry"
 """The server stops before a worker has answered."""
-ANSWER_BEFORE = 1 * SECOND
-"""So much before the caller's deadline it is told that nobody polls."""
 
 
 class QueryRpc:
@@ -163,6 +160,7 @@ class QueryRpc:
         Raises ApiError when nobody polls the queue, and when the server stops.
         """
         services = self._services
+        window = services.limits.query_poller_window_ns
         task = QueryTask(services.engine.ids.uuid(), query, asyncio.get_running_loop().create_future(), sticky)
         priority = execution.state.priority
         offered = Task(
@@ -172,7 +170,7 @@ class QueryRpc:
         self._tasks[task.id] = task
         alarms = [services.clock.call_at(until, task.turn_away), services.engine.waits.on_end(task.turn_away)]
         if not sticky:
-            alarms.append(services.clock.call_at(until - ANSWER_BEFORE, lambda: _refuse_without_poller(task, queue)))
+            alarms.append(services.clock.call_at(until - ANSWER_BEFORE, lambda: _refuse_without_poller(task, queue, window)))
         execution.pins += 1
         try:
             queue.add(offered)
@@ -243,8 +241,9 @@ class QueryRpc:
         return ResetStickyTaskQueueResponse()
 
 
-def _refuse_without_poller(task: QueryTask, queue: Queue) -> None:
-    if not task.taken and not task.answer.done() and not queue.has_recent_poller(NO_POLLER_FOR):
+def _refuse_without_poller(task: QueryTask, queue: Queue, window: int) -> None:
+    """window: nanoseconds; who polled longer ago has gone."""
+    if not task.taken and not task.answer.done() and not queue.has_recent_poller(window):
         task.answer.set_exception(failed_precondition("no poller seen for task queue recently, worker may be down"))
 
 
