@@ -211,9 +211,6 @@ class Server:
         http = HttpServer(observability_routes(self.core.registry, lambda: self._ready and not self.fenced.is_set()))
         stack.push_async_callback(http.stop)
         await self._answer_probes(http, may_be_taken=settings.standby)
-        lag = LoopLag(self.core.metrics.event_loop_lag)
-        lag.start()
-        stack.callback(lag.stop)
         await self.core.start(stack)
         grpc_server = GrpcServer(self.core.dispatcher, self.clock, settings.limits, on_drain=self.core.drain)
         try:
@@ -224,6 +221,9 @@ class Server:
         self.grpc_address = f"{settings.ip}:{port}"
         if self.metrics_address is None:
             await self._answer_probes(http)
+        lag = LoopLag(self.core.metrics.event_loop_lag)
+        lag.start()
+        stack.callback(lag.stop)
         self._ready = True
 
     async def _answer_probes(self, http: HttpServer, *, may_be_taken: bool = False) -> None:

@@ -17,8 +17,9 @@ from tests.support.conformance import DIFFERENTIAL, SCENARIOS, record_scenarios
 from tests.support.server_process import ServerProcess
 
 MUST_PASS = SCENARIOS.must_pass
-REPEATED_AT_MOST = 12
-"""Scenarios race against a busy machine, so what differs is run once more, alone; more than a few are no accident."""
+REPEATED_AT_MOST = 5
+"""Scenarios race against a busy machine, so what differs is run once more, alone, and named at the end of the run; more than a few are no
+accident. Seen beside four other test runs on two cores: none with SQLite, two with PostgreSQL."""
 
 pytestmark = [
     pytest.mark.slow,

@@ -7,6 +7,8 @@ from datetime import timedelta
 
 import pytest
 from temporalio import activity, workflow
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import ResetActivityRequest
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, RetryState, TimeoutError, TimeoutType
@@ -186,3 +188,8 @@ async def test_a_delay_that_outlives_every_clock_harms_nobody(client: Client) ->
         await until(is_put_off)
         (pending,) = (await handle.describe()).raw_description.pending_activities
         assert pending.current_retry_interval.ToTimedelta() == timedelta(days=36_500)
+        reset = ResetActivityRequest(namespace="default", execution=WorkflowExecution(workflow_id="ages"), id="1", identity="x")
+        reset.jitter.seconds = 9_999 * 365 * 86_400
+        await client.workflow_service.reset_activity(reset)
+        (pending,) = (await handle.describe()).raw_description.pending_activities
+        assert pending.scheduled_time.ToDatetime().year < 2150

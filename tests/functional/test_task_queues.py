@@ -21,9 +21,10 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from perdure.core.clock import SECOND
 from perdure.core.errors import ApiError, Code
+from perdure.core.limits import LONGEST_DURATION
 from perdure.store.protocol import StoreError
 from tests.support.activity_calls import schedule
-from tests.support.task_calls import STICKY, complete, complete_workflow, elapse, poll, sticky
+from tests.support.task_calls import EXECUTION, STICKY, complete, complete_workflow, elapse, poll, sticky
 from tests.support.virtual_server import QUEUE, VirtualServer, on_virtual_server
 
 WORKFLOW = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
@@ -298,3 +299,17 @@ async def test_a_worker_with_nexus_operations_runs_its_workflows(client: Client)
         client, task_queue="q", workflows=[Plain], nexus_service_handlers=[Idle()], workflow_runner=UnsandboxedWorkflowRunner()
     ):
         assert await client.execute_workflow(Plain.run, id="w", task_queue="q") == "done"
+
+
+def test_a_sticky_queue_for_ten_thousand_years() -> None:
+    """What protobuf calls a duration, and no database a number."""
+
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await complete(server, await poll(server), sticky_attributes=sticky(315_576_000_000))
+        assert (await server.state()).sticky_timeout == LONGEST_DURATION
+        signal = service.SignalWorkflowExecutionRequest(namespace="default", workflow_execution=EXECUTION, signal_name="go")
+        await server.call("SignalWorkflowExecution", signal)
+        assert (await poll(server)).started_event_id
+
+    on_virtual_server(test)

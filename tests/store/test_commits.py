@@ -121,15 +121,15 @@ async def test_two_current_runs_fail_the_commit(writer: Writer) -> None:
 
 async def test_a_value_that_does_not_fit_fails_only_its_commit(writer: Writer) -> None:
     with pytest.raises(StoreError):
-        await writer.commit(headers=[header(1, expire_at=2**63)])
+        await writer.commit(headers=[header(1, history_size=2**63)])
     await writer.commit(headers=[header(1)])
     assert await writer.store.count_headers(NAMESPACE, KIND) == 1
 
 
 async def test_a_time_that_no_column_holds_is_kept_as_the_last_one(writer: Writer) -> None:
-    await writer.commit(headers=[header(1, wake_at=2**64, execution_at=2**65), header(2, wake_at=2**62)])
+    await writer.commit(headers=[header(1, wake_at=2**64, execution_at=2**65, expire_at=2**63), header(2, wake_at=2**62)])
     found = await writer.store.find_current(NAMESPACE, KIND, "order-1")
-    assert found == header(1, wake_at=2**63 - 1, execution_at=2**63 - 1)
+    assert found == header(1, wake_at=2**63 - 1, execution_at=2**63 - 1, expire_at=2**63 - 1)
     assert await writer.store.find_current(NAMESPACE, KIND, "order-2") == header(2, wake_at=2**62)
 
 

@@ -142,9 +142,10 @@ def commit_rows(commit: Commit) -> CommitRows:
 
 def _header(header: Header) -> Row:
     """Its row. A time that no store could hold becomes the last one that it can: refused, it would take the whole commit with it."""
-    if (header.wake_at or 0) > LAST_TIME or header.execution_at > LAST_TIME:
+    if (header.wake_at or 0) > LAST_TIME or (header.expire_at or 0) > LAST_TIME or header.execution_at > LAST_TIME:
         header = header.copy()
         header.wake_at = None if header.wake_at is None else min(header.wake_at, LAST_TIME)
+        header.expire_at = None if header.expire_at is None else min(header.expire_at, LAST_TIME)
         header.execution_at = min(header.execution_at, LAST_TIME)
     return _header_row(header)
 

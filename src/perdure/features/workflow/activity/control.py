@@ -23,6 +23,7 @@ from temporalio.api.activity.v1 import ActivityOptions
 from perdure.core.clock import duration_ns
 from perdure.core.errors import failed_precondition
 from perdure.core.execution import Touch
+from perdure.core.limits import LONGEST_DURATION
 from perdure.features.workflow import notes
 from perdure.features.workflow.activity.lifecycle import heartbeat
 from perdure.features.workflow.activity.retry import await_attempt, backoff, drop_heartbeat
@@ -93,7 +94,7 @@ def _reschedule(step: WorkflowStep, activity: Activity, at: int) -> None:
 
 
 def _soon(step: WorkflowStep, jitter: int) -> int:
-    return step.now + (step.ids.random.randrange(jitter) if jitter > 0 else 0)
+    return step.now + (step.ids.random.randrange(min(jitter, LONGEST_DURATION)) if jitter > 0 else 0)
 
 
 def _forget_details(step: WorkflowStep, activity: Activity) -> None:

@@ -14,6 +14,7 @@ from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedReques
 
 from perdure.core.clock import duration_ns
 from perdure.core.errors import ApiError, failed_precondition, invalid_argument, not_found
+from perdure.core.limits import LONGEST_DURATION
 from perdure.engine.partition import Refused
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow import notes
@@ -202,7 +203,7 @@ def _command_name(command_type: int) -> str:
 def _set_sticky(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest) -> None:
     attributes = request.sticky_attributes
     queue = attributes.worker_task_queue.name
-    timeout = duration_ns(attributes.schedule_to_start_timeout)
+    timeout = min(duration_ns(attributes.schedule_to_start_timeout), LONGEST_DURATION)
     if (queue, timeout if queue else 0) != (step.state.sticky_queue, step.state.sticky_timeout):
         step.note(notes.StickyChanged(queue, timeout if queue else 0))
 
