@@ -1,4 +1,4 @@
-"""E3: the rows of the table that opens ``task.py``, without a server."""
+"""E3: the rows of the table that opens ``task/lifecycle.py``, without a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""E3: workflow tasks that are in memory only, row by row of what ``speculative.py`` says about them."""
+"""E3: workflow tasks that are in memory only, row by row of what ``task/speculative.py`` says about them."""
 
 from __future__ import annotations
 

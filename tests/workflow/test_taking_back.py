@@ -1,6 +1,6 @@
 """A workflow task whose worker was gone before it got it: it goes to another one at once, and nothing has failed.
 
-Row by row of the table of ``taking_back.py``.
+Row by row of the table of ``task/taking_back.py``.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from perdure.features.workflow.jobs import (
 )
 from perdure.features.workflow.other_runs.outgoing import Child, ExternalCancel, ExternalSignal
 from perdure.features.workflow.run.callbacks import CompletionCallback
-from perdure.features.workflow.update.registry import Registry
+from perdure.features.workflow.update.pending import PendingUpdates
 
 if TYPE_CHECKING:
     from perdure.features.workflow.task.completion_pages import CompletionPages
@@ -53,7 +53,7 @@ class Status(enum.IntEnum):
 
 
 class TaskStatus(enum.IntEnum):
-    """Where the workflow task stands. The table of its transitions opens ``task.py``.
+    """Where the workflow task stands. The table of its transitions opens ``task/lifecycle.py``.
 
     TRANSIENT: a retry whose events are not in history (yet): they are written when it completes. SPECULATIVE tasks are not here:
     they live in :class:`WorkflowVolatile`, in memory only.
@@ -362,6 +362,6 @@ class WorkflowVolatile:
         self.speculative: SpeculativeTask | None = None
         self.last_serial = 0
         self.last_started_at = 0
-        self.updates: Registry = {}
+        self.updates: PendingUpdates = {}
         self.queries: dict[str, WaitingQuery] = {}
         self.pages: CompletionPages | None = None

@@ -60,7 +60,7 @@ NUMBERED_AT_ONCE = frozenset(
 )
 """Run and task events, and what comes straight from a worker's command or message; all others are bufferable."""
 
-CLOSING = frozenset(
+CLOSE_EVENTS = frozenset(
     {
         E.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED,
         E.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED,
@@ -107,7 +107,12 @@ TASK_ID_BASE = 1 << 20
 
 
 class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
-    """The step that decisions about a workflow run get."""
+    """The step that decisions about a workflow run get.
+
+    There are two views of the workflow task. ``step.task`` is the present one, be it in the journal or in memory only: ask it whether a task
+    is pending or started, and whether it is the one that a worker means. ``step.state.task`` is what the journal knows: attempts, failures,
+    the last completed task, and, once ``write_task_events`` was called, the task that an event is about to end. Appliers have only that one.
+    """
 
     def __init__(self, limits: Limits, namespaces: NamespaceRegistry, metrics: ServerMetrics, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -128,7 +133,7 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
 
     @property
     def task(self) -> WorkflowTask:
-        """The present workflow task, durable or speculative."""
+        """The present workflow task, in the journal or in memory only."""
         return self.volatile.speculative or self.state.task
 
     @property
@@ -176,7 +181,7 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
             event.user_metadata.CopyFrom(user_metadata)
         if event_type in MAY_BE_IGNORED:
             event.worker_may_ignore = True
-        if event_type in CLOSING:
+        if event_type in CLOSE_EVENTS:
             self._take_retention()
             count_close(self, event_type)
         if event_type in NUMBERED_AT_ONCE:

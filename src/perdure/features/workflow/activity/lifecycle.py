@@ -15,8 +15,7 @@
 | STARTED            | request cancel         | STARTED            | ACTIVITY_TASK_CANCEL_REQUESTED; told by heartbeat               |
 | STARTED            | request cancel again   | STARTED            | refused                                                         |
 
-What an operator does to a pending activity is in ``activity_control.py``, commands in ``activity_commands.py``, retries in
-``activity_retry.py``.
+What an operator does to a pending activity is in ``control.py``, commands in ``commands.py``, retries in ``retry.py``.
 """
 
 from __future__ import annotations

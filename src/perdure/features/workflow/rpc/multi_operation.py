@@ -36,7 +36,7 @@ from perdure.features.workflow.rpc.waiting import Patience
 from perdure.features.workflow.services import WorkflowServices, step_of
 from perdure.features.workflow.state import Status, WorkflowState
 from perdure.features.workflow.update.lifecycle import admit, is_known
-from perdure.features.workflow.update.registry import PendingUpdate
+from perdure.features.workflow.update.pending import PendingUpdate
 
 Response = ExecuteMultiOperationResponse.Response
 

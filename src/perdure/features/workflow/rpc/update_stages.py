@@ -17,7 +17,7 @@ from perdure.features.workflow.rpc.waiting import Patience
 from perdure.features.workflow.run.links import request_link
 from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
 from perdure.features.workflow.update.lifecycle import WORKFLOW_COMPLETED_FIRST
-from perdure.features.workflow.update.registry import PendingStatus, PendingUpdate
+from perdure.features.workflow.update.pending import PendingStatus, PendingUpdate
 
 Stage = UpdateWorkflowExecutionLifecycleStage
 ADMITTED = Stage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ADMITTED

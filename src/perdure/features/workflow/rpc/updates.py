@@ -23,7 +23,7 @@ from perdure.features.workflow.run.links import check_links, without_callback_li
 from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.update.lifecycle import admit, is_known
-from perdure.features.workflow.update.registry import PendingUpdate
+from perdure.features.workflow.update.pending import PendingUpdate
 from perdure.features.workflow.validation import check_execution
 
 

@@ -38,7 +38,7 @@ from perdure.features.workflow.update.messages import outgoing, take_rest
 C = CommandType
 Cause = WorkflowTaskFailedCause
 
-CLOSING = frozenset(
+CLOSE_COMMANDS = frozenset(
     {
         C.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION,
         C.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION,
@@ -84,7 +84,7 @@ def complete_task(step: WorkflowStep, transaction: Transaction, request: Respond
                 terminate=True,
             )
         for command in commands:
-            if command.command_type in CLOSING:
+            if command.command_type in CLOSE_COMMANDS:
                 if had_buffered:
                     raise CommandRefused(Cause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND)
                 step.flush()  # what these commands have caused; nothing may follow the close
@@ -185,7 +185,7 @@ def check_sequence(commands: object) -> None:
         if command.command_type not in COMMANDS:
             raise invalid_argument(f"unknown command type: {_command_name(command.command_type)}")
     for command in sequence[:-1]:
-        if command.command_type in CLOSING:
+        if command.command_type in CLOSE_COMMANDS:
             names = ", ".join(_command_name(c.command_type) for c in sequence)
             raise invalid_argument(
                 f"invalid command sequence: [{names}], command {_command_name(command.command_type)} must be the last command."

@@ -1,6 +1,6 @@
 """Speculative workflow tasks: in memory only, so that an update which its validator rejects leaves no trace in history.
 
-The rows of the table in ``task.py`` that are about them:
+The rows of the table in ``task/lifecycle.py`` that are about them:
 
 - A speculative task is scheduled for an update when no other task is pending. It has the event ids that its events would have.
 - As soon as an event arrives that tells the worker something new, it becomes a normal task: its events are written, then the others get

@@ -48,17 +48,16 @@ from perdure.core.errors import (
 from perdure.core.execution import Touch
 from perdure.features.workflow import notes
 from perdure.features.workflow.registry import applies, applies_note, numbered
+from perdure.features.workflow.run.interaction import CLOSED
 from perdure.features.workflow.state import Status, Update, UpdateCallback, WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.speculative import schedule_speculative_task
 from perdure.features.workflow.update.counts import in_flight
-from perdure.features.workflow.update.registry import PendingStatus, PendingUpdate
+from perdure.features.workflow.update.pending import PendingStatus, PendingUpdate
 
 E = EventType
 OptionsUpdated = WorkflowExecutionOptionsUpdatedEventAttributes
 
-
-CLOSED = "workflow execution already completed"
 
 UNPROCESSED = Failure(
     message="Workflow Update is rejected because it wasn't processed by worker. Probably, Workflow Update is not supported by the worker.",

@@ -20,7 +20,7 @@ from perdure.features.workflow.registry import command
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.update import lifecycle as updates
-from perdure.features.workflow.update.registry import PendingStatus, PendingUpdate
+from perdure.features.workflow.update.pending import PendingStatus, PendingUpdate
 
 PROTOCOL = "temporal.api.update.v1"
 CAUSE = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE

@@ -14,7 +14,7 @@ from perdure.core.errors import ApiError
 
 
 class PendingStatus(enum.IntEnum):
-    """Where a pending update stands. The table of its transitions opens ``updates.py``."""
+    """Where a pending update stands. The table of its transitions opens ``update/lifecycle.py``."""
 
     ADMITTED = 1
     SENT = 2
@@ -30,7 +30,7 @@ class PendingUpdate:
     failed one tells its callers. callbacks: whom further callers want told of the outcome, by request id; they are recorded with the
     acceptance.
 
-    Those who wait hold on to the object: it says how it ended after it has left the run's registry.
+    Those who wait hold on to the object: it says how it ended after it is among the run's pending updates no more.
     """
 
     __slots__ = ("callbacks", "error", "outcome", "request", "size", "status", "update_id")
@@ -50,5 +50,5 @@ class PendingUpdate:
         return self.status in (PendingStatus.ADMITTED, PendingStatus.SENT)
 
 
-Registry = dict[str, PendingUpdate]
+PendingUpdates = dict[str, PendingUpdate]
 """The pending updates of a run by update id, in the order in which they were admitted."""
