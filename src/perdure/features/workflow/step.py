@@ -109,9 +109,10 @@ TASK_ID_BASE = 1 << 20
 class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
     """The step that decisions about a workflow run get.
 
-    There are two views of the workflow task. ``step.task`` is the present one, be it in the journal or in memory only: ask it whether a task
-    is pending or started, and whether it is the one that a worker means. ``step.state.task`` is what the journal knows: attempts, failures,
-    the last completed task, and, once ``write_task_events`` was called, the task that an event is about to end. Appliers have only that one.
+    There are two views of the workflow task. ``step.task`` is the present one, be it in the journal or in memory only: ask it whether a
+    task is pending or started, and whether it is the one that a worker means. ``step.state.task`` is what the journal knows: attempts,
+    failures, the last completed task, and, once ``write_task_events`` was called, the task that an event is about to end. Appliers have
+    only that one.
     """
 
     def __init__(self, limits: Limits, namespaces: NamespaceRegistry, metrics: ServerMetrics, *arguments: Any) -> None:
