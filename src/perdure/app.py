@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 
 CLUSTER_ID = "cluster-id"
 STANDBY_RETRY = SECOND // 2
+PROBES_HANDOVER = 3 * SECOND
 SHARE_OF_STORE = 0.8
 """Of the time to drain: calls that wait for a store that does not answer are given up then, and have the rest of the time to leave."""
 LEAST_STOP_SECONDS = 1.0
@@ -220,7 +221,7 @@ class Server:
         stack.push_async_callback(grpc_server.stop, settings.drain_timeout / SECOND)
         self.grpc_address = f"{settings.ip}:{port}"
         if self.metrics_address is None:
-            await self._answer_probes(http)
+            await self._take_over_probes(http)
         lag = LoopLag(self.core.metrics.event_loop_lag)
         lag.start()
         stack.callback(lag.stop)
@@ -236,9 +237,23 @@ class Server:
         except ListenError as error:
             if not may_be_taken:
                 raise StartError(str(error)) from error
-            log.warning("no health answers while standing by, and another try after that: %s", error)
+            log.warning("no health answers while standing by: %s", error)
             return
         self.metrics_address = f"{settings.ip}:{await http.start(listener)}"
+
+    async def _take_over_probes(self, http: HttpServer) -> None:
+        """The server that this one waited for closes its port for probes last, after it has given up the store."""
+        patient_until = self.clock.now() + PROBES_HANDOVER
+        while True:
+            is_last = self.clock.now() >= patient_until
+            try:
+                await self._answer_probes(http)
+                return
+            except StartError as error:
+                if is_last:
+                    log.error("serving without metrics and health: %s", error)
+                    return
+            await until(self.clock, self.clock.now() + STANDBY_RETRY // 5)
 
 
 def _snake(name: str) -> str:

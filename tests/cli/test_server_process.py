@@ -24,6 +24,7 @@ from temporalio.worker import Worker
 
 from perdure.app import Server
 from perdure.settings import ServerSettings
+from tests.support.waiting import until
 
 StartLocal = Callable[..., Awaitable[WorkflowEnvironment]]
 SECONDS_TO_START = 20.0
@@ -110,16 +111,31 @@ async def test_a_standby_answers_probes_and_stops_at_the_first_signal(
 
 
 async def test_a_standby_waits_for_the_metrics_port_as_well(tmp_path: Path, free_port: int) -> None:
-    """Both servers of one machine may have the same configuration."""
-    settings = ServerSettings(grpc_port=0, metrics_port=free_port, database=str(tmp_path / "my.db"))
-    flags = ("--port", "0", "--metrics-port", str(free_port), "--database", settings.database, "--standby")
-    async with Server(settings) as first, perdure("server", "start", *flags) as standby:
-        assert standby.stderr is not None
-        async with asyncio.timeout(SECONDS_TO_START):
-            while b"standing by:" not in (line := await standby.stderr.readline()):
-                assert line, "the standby ended"
-        await first.__aexit__(None, None, None)
-        assert (await read_banner(standby))["Temporal Metrics"] == f"http://localhost:{free_port}/metrics"
+    """Both servers of one machine may have the same configuration; the first gives up this port last."""
+    first = ServerSettings(grpc_port=free_port, metrics_port=None, database=str(tmp_path / "my.db"))
+    with socket.socket() as metrics:
+        metrics.bind(("127.0.0.1", 0))
+        metrics.listen()
+        metrics_port = metrics.getsockname()[1]
+        flags = ("--port", str(free_port), "--metrics-port", str(metrics_port), "--database", first.database, "--standby")
+
+        async def has_taken_over() -> bool:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", free_port)
+            except ConnectionRefusedError:
+                return False
+            writer.close()
+            return True
+
+        async with Server(first) as running, perdure("server", "start", *flags) as standby:
+            assert standby.stderr is not None
+            async with asyncio.timeout(SECONDS_TO_START):
+                while b"standing by:" not in (line := await standby.stderr.readline()):
+                    assert line, "the standby ended"
+            await running.__aexit__(None, None, None)
+            await until(has_taken_over)
+            metrics.close()
+            assert (await read_banner(standby))["Temporal Metrics"] == f"http://localhost:{metrics_port}/metrics"
 
 
 async def test_a_taken_port_is_one_line() -> None:

@@ -141,8 +141,9 @@ class PostgresStore(SqlStore):
 
         Most often somebody does (we are a newer standby), and is not disturbed by the lock.
         """
-        for statement in ("SELECT 1", "LOCK TABLE leases IN EXCLUSIVE MODE"):
-            await connection.execute(statement)
+        for is_locked in (False, True):
+            if is_locked:
+                await connection.execute("LOCK TABLE leases IN EXCLUSIVE MODE")
             held = await connection.fetch(f"SELECT owner FROM leases WHERE expires_at > {_NOW} LIMIT 1")
             if held:
                 raise StoreInUse(
