@@ -95,7 +95,7 @@ def _reset(connection: Connection, arguments: argparse.Namespace, run_id: str, p
 
 def describe(point: ResumePoint, excluded: Sequence[str]) -> list[str]:
     """The lines that tell people what a resume does."""
-    from perdure.features.workflow.reset.resume import StepKind
+    from perdure.features.workflow.reset.resume import PieceKind
 
     failed = point.failed
     rows = [("step", "id", "event", "so far", "then")]
@@ -106,7 +106,7 @@ def describe(point: ResumePoint, excluded: Sequence[str]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    what = "workflow task" if failed.kind == StepKind.CODE else failed.kind.value
+    what = "workflow task" if failed.kind == PieceKind.CODE else failed.kind.value
     lines.append("")
     lines.append(f"reset to event {point.workflow_task_finish_event_id}, just before the {what} failed; steps that stay done: {point.kept}")
     for name, count in (("signals", point.signals), ("updates", point.updates)):

@@ -1,4 +1,4 @@
-"""Resume from failure: from a run's history, where to reset it so that the step that failed runs again and what was done before it stays.
+"""Resume from failure: from a run's history, where to reset it so that what failed runs again and what was done before it stays.
 
 It needs nothing but the public history, so it works with any server of the API. A run can be reset to any moment at which a workflow task
 was pending. For an activity that is the latest such moment before it was started: the activity is pending there and handed out again; what
@@ -24,7 +24,7 @@ class NothingToResume(Exception):
     """There is no point to go back to; the message says why, and what to do instead."""
 
 
-class StepKind(Enum):
+class PieceKind(Enum):
     ACTIVITY = "activity"
     CHILD = "child workflow"
     OPERATION = "Nexus operation"
@@ -33,7 +33,7 @@ class StepKind(Enum):
 
 
 class Again(Enum):
-    """How a step comes to run again."""
+    """How a piece of work comes to run again."""
 
     HANDED_OUT = "is handed out again"
     CODE_DECIDES = "runs again if the workflow's code gets there"
@@ -41,13 +41,13 @@ class Again(Enum):
 
 
 @dataclass(slots=True)
-class Step:
-    """Something that the workflow's code began.
+class Piece:
+    """A piece of work that the workflow's code began. Its owner calls it a step of the workflow; our steps are something else.
 
     event_id: of its first event. ended_event_id: 0 while it is pending. outcome: in a word or two.
     """
 
-    kind: StepKind
+    kind: PieceKind
     event_id: int
     task_completed_event_id: int
     name: str
@@ -65,14 +65,14 @@ class Step:
 class ResumePoint:
     """Where to reset a run, and what follows from it.
 
-    failed: the step that is to run again. workflow_task_finish_event_id: for ResetWorkflowExecution. again: every other step that is not
-    over at the point, with what becomes of it. kept: how many steps stay done. signals, updates: how many come behind the point, and are
+    failed: the piece of work that is to run again. workflow_task_finish_event_id: for ResetWorkflowExecution. again: every other one that
+    is not over at the point, with what becomes of it. kept: how many stay done. signals, updates: how many come behind the point, and are
     applied again unless they are excluded.
     """
 
-    failed: Step
+    failed: Piece
     workflow_task_finish_event_id: int
-    again: list[tuple[Step, Again]]
+    again: list[tuple[Piece, Again]]
     kept: int
     signals: int
     updates: int
@@ -85,7 +85,7 @@ class Story:
     tasks: [scheduled, finished) of every workflow task, finished 0 for a pending one.
     """
 
-    steps: dict[int, Step] = field(default_factory=dict[int, Step])
+    pieces: dict[int, Piece] = field(default_factory=dict[int, Piece])
     tasks: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     signals: list[int] = field(default_factory=list[int])
     updates: list[int] = field(default_factory=list[int])
@@ -100,7 +100,7 @@ class Story:
         event_type = event.event_type
         if event_type in _BEGINS:
             kind, name, identity = _BEGINS[event_type]
-            self.steps[event.event_id] = Step(
+            self.pieces[event.event_id] = Piece(
                 kind, event.event_id, attributes.workflow_task_completed_event_id, _field(attributes, name), _field(attributes, identity)
             )
         elif event_type in _STARTS:
@@ -121,15 +121,15 @@ class Story:
 
 
 def find_resume_point(story: Story, *, event_id: int = 0, activity_id: str = "") -> ResumePoint:
-    """The point to which a run is reset so that a failed step runs again.
+    """The point to which a run is reset so that a failed piece of work runs again.
 
-    event_id: the first event of a step, activity_id: of an activity, to choose the step; else it is
+    event_id: the first event of a piece of work, activity_id: of an activity, to choose it; else it is
     the one that made the run fail, or the one that failed last. Raises NothingToResume.
     """
     failed = _chosen(story, event_id, activity_id)
     last = _last_event_before(story, failed)
-    again = [(step, _becomes(step, last)) for step in story.steps.values() if step is not failed and not 0 < step.ended_event_id <= last]
-    kept = sum(0 < step.ended_event_id <= last for step in story.steps.values())
+    again = [(one, _becomes(one, last)) for one in story.pieces.values() if one is not failed and not 0 < one.ended_event_id <= last]
+    kept = sum(0 < one.ended_event_id <= last for one in story.pieces.values())
     return ResumePoint(
         failed, last + 1, again, kept, sum(i > last for i in story.signals), sum(i > last for i in story.updates)
     )  # fmt: skip
@@ -137,7 +137,7 @@ def find_resume_point(story: Story, *, event_id: int = 0, activity_id: str = "")
 
 def as_json(point: ResumePoint, run_id: str) -> dict[str, Any]:
     """What a resume would do, for programs. run_id: of the run that it would be done to."""
-    steps = [(point.failed, "runs again"), *((step, becomes.value) for step, becomes in point.again)]
+    steps = [(point.failed, "runs again"), *((one, becomes.value) for one, becomes in point.again)]
     return {
         "run_id": run_id,
         "workflow_task_finish_event_id": point.workflow_task_finish_event_id,
@@ -145,52 +145,52 @@ def as_json(point: ResumePoint, run_id: str) -> dict[str, Any]:
         "signals": point.signals,
         "updates": point.updates,
         "again": [
-            {"kind": step.kind.value, "name": step.name, "id": step.id, "event_id": step.event_id, "outcome": step.outcome, "then": then}
-            for step, then in steps
+            {"kind": one.kind.value, "name": one.name, "id": one.id, "event_id": one.event_id, "outcome": one.outcome, "then": then}
+            for one, then in steps
         ],
     }
 
 
-def _becomes(step: Step, last_event_id: int) -> Again:
-    if step.event_id > last_event_id:
+def _becomes(one: Piece, last_event_id: int) -> Again:
+    if one.event_id > last_event_id:
         return Again.CODE_DECIDES
-    return Again.HANDED_OUT if step.kind == StepKind.ACTIVITY else Again.GOES_ON
+    return Again.HANDED_OUT if one.kind == PieceKind.ACTIVITY else Again.GOES_ON
 
 
-# -- which step -----------------------------------------------------------------------------------------------
-def _chosen(story: Story, event_id: int, activity_id: str) -> Step:
+# -- which one -----------------------------------------------------------------------------------------------
+def _chosen(story: Story, event_id: int, activity_id: str) -> Piece:
     if event_id:
-        step = story.steps.get(event_id)
-        if step is None:
+        one = story.pieces.get(event_id)
+        if one is None:
             raise NothingToResume(f"event {event_id} does not begin an activity, a child workflow or a Nexus operation")
-        return step
+        return one
     if activity_id:
-        found = [step for step in story.steps.values() if step.kind == StepKind.ACTIVITY and step.id == activity_id]
+        found = [one for one in story.pieces.values() if one.kind == PieceKind.ACTIVITY and one.id == activity_id]
         if not found:
             raise NothingToResume(f"there is no activity with the id {activity_id!r} in the history")
         return found[-1]
-    failed = [step for step in story.steps.values() if step.has_failed]
+    failed = [one for one in story.pieces.values() if one.has_failed]
     close = story.close
     if close is not None and close.event_type == E.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED:
         task_id = close.workflow_execution_failed_event_attributes.workflow_task_completed_event_id
         ended_tasks = [finished for _, finished in story.tasks if finished]
         if not task_id and ended_tasks:
             # No task of the code decided that: the server ended the run because its task kept failing, whatever had failed before.
-            return Step(StepKind.CODE, close.event_id, ended_tasks[-1], "the workflow task that kept failing", "", outcome="failed")
+            return Piece(PieceKind.CODE, close.event_id, ended_tasks[-1], "the workflow task that kept failing", "", outcome="failed")
         blamed = _blamed(close.workflow_execution_failed_event_attributes.failure)
-        if blamed in story.steps:
-            return story.steps[blamed]
+        if blamed in story.pieces:
+            return story.pieces[blamed]
         if task_id:
-            return Step(StepKind.CODE, close.event_id, task_id, "the workflow task in which it failed", "", outcome="failed")
+            return Piece(PieceKind.CODE, close.event_id, task_id, "the workflow task in which it failed", "", outcome="failed")
     if failed:
-        return max(failed, key=lambda step: step.ended_event_id)
+        return max(failed, key=lambda one: one.ended_event_id)
     if close is None:
         raise NothingToResume("the run is open, and no activity, child workflow or Nexus operation of it has failed for good")
     raise NothingToResume("the run did not fail; to go back to a certain task, use a reset with an event id")
 
 
 def _blamed(failure: Failure) -> int:
-    """The event id of the step that a failure comes from; 0 when it comes from the workflow's own code."""
+    """The event id of the piece of work that a failure comes from; 0 when it comes from the workflow's own code."""
     while True:
         match failure.WhichOneof("failure_info"):
             case "activity_failure_info":
@@ -206,14 +206,14 @@ def _blamed(failure: Failure) -> int:
 
 
 # -- which moment ---------------------------------------------------------------------------------------------
-def _last_event_before(story: Story, step: Step) -> int:
+def _last_event_before(story: Story, one: Piece) -> int:
     """The last event that the new run takes over."""
-    if step.kind == StepKind.ACTIVITY:
-        before = step.started_event_id or step.ended_event_id or story.last_event_id + 1
-        best = max(_last_events(story, step.event_id, before), default=0)
+    if one.kind == PieceKind.ACTIVITY:
+        before = one.started_event_id or one.ended_event_id or story.last_event_id + 1
+        best = max(_last_events(story, one.event_id, before), default=0)
         if best:
             return best
-    return step.task_completed_event_id - 1
+    return one.task_completed_event_id - 1
 
 
 def _last_events(story: Story, after: int, before: int) -> Iterator[int]:
@@ -226,10 +226,10 @@ def _last_events(story: Story, after: int, before: int) -> Iterator[int]:
 
 # -- reading --------------------------------------------------------------------------------------------------
 def _set(story: Story, event_id: int, **fields: Any) -> None:
-    step = story.steps.get(event_id)
-    if step is not None:
+    one = story.pieces.get(event_id)
+    if one is not None:
         for name, value in fields.items():
-            setattr(step, name, value)
+            setattr(one, name, value)
 
 
 def _field(attributes: Any, path: str) -> str:
@@ -238,11 +238,11 @@ def _field(attributes: Any, path: str) -> str:
     return str(attributes) if path else ""
 
 
-_BEGINS: dict[int, tuple[StepKind, str, str]] = {
-    E.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED: (StepKind.ACTIVITY, "activity_type.name", "activity_id"),
-    E.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED: (StepKind.CHILD, "workflow_type.name", "workflow_id"),
-    E.EVENT_TYPE_NEXUS_OPERATION_SCHEDULED: (StepKind.OPERATION, "operation", "service"),
-    E.EVENT_TYPE_TIMER_STARTED: (StepKind.TIMER, "", "timer_id"),
+_BEGINS: dict[int, tuple[PieceKind, str, str]] = {
+    E.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED: (PieceKind.ACTIVITY, "activity_type.name", "activity_id"),
+    E.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED: (PieceKind.CHILD, "workflow_type.name", "workflow_id"),
+    E.EVENT_TYPE_NEXUS_OPERATION_SCHEDULED: (PieceKind.OPERATION, "operation", "service"),
+    E.EVENT_TYPE_TIMER_STARTED: (PieceKind.TIMER, "", "timer_id"),
 }
 _STARTS: dict[int, str] = {
     E.EVENT_TYPE_ACTIVITY_TASK_STARTED: "scheduled_event_id",
