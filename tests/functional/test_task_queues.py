@@ -8,12 +8,10 @@ from typing import Any
 
 import nexusrpc.handler
 import pytest
-from google.protobuf.field_mask_pb2 import FieldMask
 from temporalio import workflow
-from temporalio.api.common.v1 import Priority, WorkerVersionCapabilities, WorkflowExecution, WorkflowType
+from temporalio.api.common.v1 import Priority, WorkerVersionCapabilities, WorkflowType
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue, TaskQueueMetadata
-from temporalio.api.workflow.v1 import WorkflowExecutionOptions
 from temporalio.api.workflowservice import v1 as service
 from temporalio.client import Client
 from temporalio.service import RPCError
@@ -24,7 +22,7 @@ from perdure.core.errors import ApiError, Code
 from perdure.core.limits import LONGEST_DURATION
 from perdure.store.protocol import StoreError
 from tests.support.activity_calls import schedule
-from tests.support.task_calls import EXECUTION, STICKY, complete, complete_workflow, elapse, poll, sticky
+from tests.support.task_calls import EXECUTION, STICKY, complete, complete_workflow, elapse, poll, prioritize, sticky
 from tests.support.virtual_server import QUEUE, VirtualServer, on_virtual_server
 
 WORKFLOW = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
@@ -56,15 +54,6 @@ def test_urgent_workflows_go_first_and_tenants_share() -> None:
         assert order == ["urgent", "heavy-0", "heavy-1", "big-0", "small-0", "big-1", "big-2", "big-3"]
 
     on_virtual_server(test)
-
-
-async def prioritize(server: VirtualServer, workflow_id: str, priority_key: int) -> None:
-    request = service.UpdateWorkflowExecutionOptionsRequest(
-        namespace="default", workflow_execution=WorkflowExecution(workflow_id=workflow_id),
-        workflow_execution_options=WorkflowExecutionOptions(priority=Priority(priority_key=priority_key)),
-        update_mask=FieldMask(paths=["priority"]),
-    )  # fmt: skip
-    await server.call("UpdateWorkflowExecutionOptions", request)
 
 
 def test_a_task_that_waits_moves_to_its_new_priority() -> None:

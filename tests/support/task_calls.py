@@ -6,16 +6,18 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from google.protobuf.field_mask_pb2 import FieldMask
 from temporalio.api.command.v1 import (
     Command,
     CompleteWorkflowExecutionCommandAttributes,
     RecordMarkerCommandAttributes,
     StartTimerCommandAttributes,
 )
-from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.common.v1 import Priority, WorkflowExecution
 from temporalio.api.enums.v1 import CommandType, EventType, QueryResultType, TaskQueueKind, WorkflowTaskFailedCause
 from temporalio.api.query.v1 import WorkflowQuery, WorkflowQueryResult
 from temporalio.api.taskqueue.v1 import StickyExecutionAttributes, TaskQueue
+from temporalio.api.workflow.v1 import WorkflowExecutionOptions
 from temporalio.api.workflowservice import v1 as service
 
 from perdure.core.call import WORKFLOW_SERVICE, Call
@@ -110,6 +112,15 @@ async def signal(server: VirtualServer, workflow_id: str = WORKFLOW_ID, name: st
         namespace="default", workflow_execution=WorkflowExecution(workflow_id=workflow_id), signal_name=name
     )
     await server.call("SignalWorkflowExecution", request)
+
+
+async def prioritize(server: VirtualServer, workflow_id: str, priority_key: int) -> None:
+    request = service.UpdateWorkflowExecutionOptionsRequest(
+        namespace="default", workflow_execution=WorkflowExecution(workflow_id=workflow_id),
+        workflow_execution_options=WorkflowExecutionOptions(priority=Priority(priority_key=priority_key)),
+        update_mask=FieldMask(paths=["priority"]),
+    )  # fmt: skip
+    await server.call("UpdateWorkflowExecutionOptions", request)
 
 
 async def terminate(server: VirtualServer) -> None:

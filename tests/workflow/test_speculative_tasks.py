@@ -16,6 +16,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.core.errors import ApiError, Code
+from tests.support.task_calls import prioritize
 from tests.support.update_calls import accept, complete, event_types, idle, next_task, reject, respond, update
 from tests.support.virtual_server import QUEUE, WORKFLOW_ID, VirtualServer, on_virtual_server
 
@@ -44,6 +45,22 @@ def test_a_signal_before_the_start_makes_it_a_normal_task() -> None:
         assert task.attempt == 1
         await complete(server, task, messages=[reject(task.messages[0])])
         assert await event_types(server) == [SCHEDULED, SIGNALED, STARTED, DONE]
+        await call
+
+    on_virtual_server(test)
+
+
+def test_a_change_of_priority_before_the_start_makes_it_a_normal_task() -> None:
+    """What was decided before its events were written reads the same behind them."""
+
+    async def test(server: VirtualServer) -> None:
+        await idle(server)
+        call = update(server, "u")
+        await server.pass_time(0.1)
+        await prioritize(server, WORKFLOW_ID, 1)
+        task = await next_task(server)
+        await complete(server, task, messages=[reject(task.messages[0])])
+        assert await event_types(server) == [SCHEDULED, "WORKFLOW_EXECUTION_OPTIONS_UPDATED", STARTED, DONE]
         await call
 
     on_virtual_server(test)

@@ -11,12 +11,11 @@ if TYPE_CHECKING:
 
 
 class DispatchWorkflowTask(EffectJob, frozen=True):
-    """Hand the scheduled workflow task to its queue. stamp: tells it from the same task as it was handed over before, with another
-    priority."""
+    """Hand the scheduled workflow task to its queue. priority_changes: tells it from the same task at the place of an earlier priority."""
 
     scheduled_event_id: int
     attempt: int
-    stamp: int
+    priority_changes: int
 
     def part(self, state: WorkflowState) -> Part | None:
         return state.task

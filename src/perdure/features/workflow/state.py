@@ -84,8 +84,7 @@ class WorkflowTask(msgspec.Struct, gc=False):
     until schedule_to_start_deadline to take it. last_started_event_id: of the last completed task (what the worker has seen).
     last_failure_cause, last_failure: of the latest failure since the last completed task; timed_out: the latest task was not answered in
     time. taken_back: it never got to its worker, so that its timeout, which follows, does not count. problems: how many counted attempts
-    have failed or timed out since; alike: how many in a row in the same way. stamp: grows with everything that makes an earlier dispatch
-    stale.
+    have failed or timed out since; alike: how many in a row in the same way.
     """
 
     status: TaskStatus = TaskStatus.NONE
@@ -110,7 +109,6 @@ class WorkflowTask(msgspec.Struct, gc=False):
     taken_back: bool = False
     problems: int = 0
     alike: int = 0
-    stamp: int = 0
 
     @property
     def is_pending(self) -> bool:
@@ -133,7 +131,7 @@ class WorkflowTask(msgspec.Struct, gc=False):
         if not state.is_open:
             return
         if self.is_scheduled:
-            yield DispatchWorkflowTask(0, self.scheduled_event_id, self.attempt, self.stamp)
+            yield DispatchWorkflowTask(0, self.scheduled_event_id, self.attempt, state.priority_changes)
             if self.schedule_to_start_deadline:
                 yield WorkflowTaskTimeout(self.schedule_to_start_deadline, self.scheduled_event_id, self.attempt, False)
         elif self.is_started:
@@ -278,6 +276,7 @@ class WorkflowState(msgspec.Struct, gc=False):
     memo_bytes: bytes = b""
     search_attributes_json: str = "{}"
     priority: Priority = msgspec.field(default_factory=Priority)
+    priority_changes: int = 0
     retry_policy: RetryPolicy | None = None
     user_metadata: UserMetadata | None = None
     last_completed_identity: str = ""

@@ -51,10 +51,8 @@ def _options_updated(state: WorkflowState, event: HistoryEvent, touch: Touch) ->
         state.was_overridden = True
     if attributes.HasField("priority") and attributes.priority != state.priority:
         state.priority.CopyFrom(attributes.priority)
-        if state.task.is_scheduled:
-            # It waits at the place that its old priority gave it.
-            state.task.stamp += 1
-            touch(state.task)
+        state.priority_changes += 1
+        touch(state.task)  # which may wait at the place that the old priority gave it
     apply_update_options(state, event)
 
 
