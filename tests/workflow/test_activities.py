@@ -11,7 +11,7 @@ from temporalio.api.enums.v1 import EventType, RetryState, TimeoutType
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.workflowservice import v1 as service
 
-from perdure.core.clock import SECOND
+from perdure.core.clock import HOUR, SECOND
 from perdure.core.errors import ApiError
 from tests.support.activity_calls import (
     cancel,
@@ -127,6 +127,24 @@ def test_heartbeats_keep_an_attempt_alive_and_cost_no_timers() -> None:
         await server.pass_time(4)
         assert await refusal(heartbeat(server, task)) == GONE
         assert kinds(await server.history()) == ["SCHEDULED", "STARTED", "TIMED_OUT"]
+
+    on_virtual_server(test)
+
+
+def test_the_clock_is_set_back_between_two_heartbeats() -> None:
+    """The timeout is earlier again than the one that the header leads to; the inspector looks."""
+
+    async def test(server: VirtualServer) -> None:
+        await begin(server, heartbeat_timeout=seconds(10), start_to_close_timeout=seconds(1000), retry_policy=ONCE)
+        task = await server.activity_task()
+        await server.pass_time(4)
+        await heartbeat(server, task, payloads("1"))
+        (partition,) = server.core.engine.partitions
+        partition.cache.limit = 0
+        partition.cache.trim()  # its header leads to it exactly from now on
+        await server.pass_time(1)
+        server.clock.jump(-HOUR)
+        await heartbeat(server, task, payloads("2"))
 
     on_virtual_server(test)
 

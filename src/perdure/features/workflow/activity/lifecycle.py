@@ -99,11 +99,14 @@ def heartbeat(step: WorkflowStep, activity: Activity, details: Payloads | None) 
 
 
 def apply_heartbeat(state: WorkflowState, name: str, data: bytes | None, touch: Touch) -> None:
-    """Take over the side data of an activity. It is not touched: its timeouts can only have moved away, and ask again when they come up."""
+    """Take over the side data of an activity. It is touched only if the clock was set back since the last heartbeat: otherwise its timeouts
+    have moved away, and ask again when they come up."""
     activity = state.activities.get(int(name.rpartition("/")[2]))
     if activity is None:
         return
     beat = _HEARTBEAT.decode(data) if data is not None else Heartbeat(0, None)
+    if beat.at < activity.heartbeat_at:
+        touch(activity)
     activity.heartbeat_at = beat.at
     activity.heartbeat_details = beat.details
     count_bytes(state, activity)
