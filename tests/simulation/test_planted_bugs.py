@@ -6,22 +6,26 @@ Some mistakes do (next to) no harm, and so cannot be found, because the design d
 before its commit (a task is handed out only by a later commit of its own, and a message repeated after the failure has the same id), a
 commit that happened and is taken for a failed one (memory is loaded again from the journal), an outcome that was asked for too early (a
 journal row or a current run that is there already fails the next commit), a lost execution that is not loaded again (if its header has a
-time to wake up, that leads back to it; if it is only ready, nothing does before a restart, and that is planted here).
+time to wake up, that leads back to it; if it is only ready, nothing does before a restart, and that is planted here), an activity that is
+reset or unpaused and keeps its stamp (whoever starts it first has it, and then it is another one).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import History, HistoryEvent
 from temporalio.api.workflowservice.v1 import PollActivityTaskQueueResponse
 
 from perdure.core.errors import ApiError, Code
+from perdure.core.execution import ChainKey
 from perdure.core.jobs import EffectJob
 from perdure.engine import recorder
 from perdure.engine.agenda import Agenda
@@ -29,12 +33,14 @@ from perdure.engine.partition import Partition
 from perdure.engine.upkeep import Upkeep
 from perdure.engine.writer import Writer
 from perdure.features.workflow import notes
+from perdure.features.workflow.kind import WORKFLOW
 from perdure.features.workflow.other_runs.external_messages import ExternalMessages
 from perdure.features.workflow.other_runs.messenger import Messenger
 from perdure.features.workflow.registry import EVENT_APPLIERS, NOTE_APPLIERS
 from perdure.features.workflow.reset import reapply, reset
 from perdure.features.workflow.rpc import reset as reset_rpc
 from perdure.features.workflow.rpc import tasks
+from perdure.features.workflow.rpc.multi_operation import MultiOperationRpc
 from perdure.testing.simulator.simulation import simulate
 
 SEEDS = 100
@@ -207,6 +213,64 @@ def reset_made_twice(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "reset_again", reset_again)
 
 
+def start_of_a_multi_operation_not_recognized(patch: pytest.MonkeyPatch) -> None:
+    decide = MultiOperationRpc._decide  # pyright: ignore[reportPrivateUsage]
+
+    def decide_anew(self: Any, transaction: Any, start: Any, *arguments: Any, **named: Any) -> Any:
+        anew = type(start)()
+        anew.CopyFrom(start)
+        anew.request_id = transaction.ids.uuid()
+        return decide(self, transaction, anew, *arguments, **named)
+
+    patch.setattr(MultiOperationRpc, "_decide", decide_anew)
+
+
+def multi_operation_in_two_transactions(patch: pytest.MonkeyPatch) -> None:
+    begin = MultiOperationRpc._begin  # pyright: ignore[reportPrivateUsage]
+
+    async def begin_apart(self: Any, start: Any, update: Any, namespace_id: str, *arguments: Any, **named: Any) -> Any:
+        key = ChainKey(namespace_id, WORKFLOW, start.workflow_id)
+        with suppress(ApiError):
+            await self._services.engine.transact(key, None, lambda t: self._starts.decide_start(t, start, namespace_id))  # pyright: ignore
+        return await begin(self, start, update, namespace_id, *arguments, **named)
+
+    patch.setattr(MultiOperationRpc, "_begin", begin_apart)
+
+
+def pause_of_an_activity_over_with_the_attempt(patch: pytest.MonkeyPatch) -> None:
+    applier = NOTE_APPLIERS[notes.ActivityRetryScheduled]
+
+    def scheduled(state: Any, note: Any, touch: Any) -> None:
+        state.activities[note.scheduled_event_id].pause = None
+        applier(state, note, touch)
+
+    patch.setitem(NOTE_APPLIERS, notes.ActivityRetryScheduled, scheduled)
+
+
+def attempts_not_counted_after_a_pause(patch: pytest.MonkeyPatch) -> None:
+    def unpaused(state: Any, note: Any, touch: Any) -> None:
+        applier(state, msgspec.structs.replace(note, reset_attempts=True), touch)
+
+    applier = NOTE_APPLIERS[notes.ActivityUnpaused]
+    patch.setitem(NOTE_APPLIERS, notes.ActivityUnpaused, unpaused)
+
+
+def tokens_of_an_activity_not_told_apart(patch: pytest.MonkeyPatch) -> None:
+    def started(state: Any, note: Any, touch: Any) -> None:
+        applier(state, note, touch)
+        state.activities[note.scheduled_event_id].started_stamp = 1
+
+    applier = NOTE_APPLIERS[notes.ActivityStarted]
+    patch.setitem(NOTE_APPLIERS, notes.ActivityStarted, started)
+
+
+def options_forgotten(patch: pytest.MonkeyPatch) -> None:
+    def change_options(step: Any, wanted: Any, *arguments: Any) -> Any:
+        return wanted
+
+    patch.setattr(reset_rpc, "change_options", change_options)
+
+
 PLANTS: tuple[Plant, ...] = (
     reply_before_durable,
     read_before_durable,
@@ -228,6 +292,12 @@ PLANTS: tuple[Plant, ...] = (
     reset_that_forgets_what_was_buffered,
     reset_that_repeats_excluded_signals,
     reset_made_twice,
+    start_of_a_multi_operation_not_recognized,
+    multi_operation_in_two_transactions,
+    pause_of_an_activity_over_with_the_attempt,
+    attempts_not_counted_after_a_pause,
+    tokens_of_an_activity_not_told_apart,
+    options_forgotten,
 )
 
 

@@ -110,16 +110,21 @@ class Endpoint:
 class SimulatedNetwork:
     """Carries calls to whatever server is there now.
 
-    answered(method, request, answer): told what a living server answered, response or ApiError, whether or not that reaches the client.
+    asked(method, request): told of every call before it is sent. answered(method, request, answer): told what a living server answered,
+    response or ApiError, whether or not that reaches the client.
     """
 
-    def __init__(self, rng: random.Random, clock: VirtualClock, answered: Callable[[str, Any, Message | ApiError], None]) -> None:
+    def __init__(
+        self, rng: random.Random, clock: VirtualClock, asked: Callable[[str, Any], None],
+        answered: Callable[[str, Any, Message | ApiError], None],
+    ) -> None:  # fmt: skip
         self.faults = NetworkFaults()
         self.endpoint: Endpoint | None = None
         #: A server that has been replaced, and that some clients still reach.
         self.old_endpoint: Endpoint | None = None
         self._rng = rng
         self._clock = clock
+        self._asked = asked
         self._answered = answered
         self._numbers = 0
 
@@ -128,6 +133,7 @@ class SimulatedNetwork:
 
         Raises ApiError; UNAVAILABLE when there is no answer, for whatever reason.
         """
+        self._asked(method, request)
         await self._travel()
         endpoint = self.endpoint
         if self.old_endpoint is not None and self._rng.random() < 0.5:

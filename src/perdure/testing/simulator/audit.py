@@ -44,6 +44,8 @@ class Audit:
         self._kind = kind
         self._histories: dict[str, Sequence[HistoryEvent]] = {}
         self._headers: list[Header] = []
+        #: Run id → the run that was current before it.
+        self._previous: dict[str, str] = {}
 
     async def run(self, namespace_id: str) -> int:
         """Returns the number of workflow runs."""
@@ -57,10 +59,14 @@ class Audit:
         self._lineage = Lineage(self._histories)
         for header in self._headers:
             self._look_at_run(header, self._histories[header.run_id])
+        by_run_id = {header.run_id: header for header in self._headers}
+        # Not in the order of their times, nor of their ids, which follow the clock: that may have been set back.
+        pairs = ((by_run_id.get(self._previous[header.run_id]), header) for header in self._headers)
+        self._neighbours = [(previous, header) for previous, header in pairs if previous is not None]
         self.messages = MessageAudit(self._lineage, self._auditor.doomed_ids)
         self._look_at_chains()
         self._look_at_starts()
-        for problem in (*self.messages.problems(), *ResetAudit(self._auditor, self._lineage, self._headers).problems()):
+        for problem in (*self.messages.problems(), *ResetAudit(self._auditor, self._lineage, self._neighbours).problems()):
             self._auditor.fail(problem)
         self._look_at_signals()
         self._look_at_updates()
@@ -82,6 +88,7 @@ class Audit:
             kind.apply_side(state, side.name, side.data, lambda part: None)
         if problem := header_problem(header, set(all_jobs(kind, state))):
             self._auditor.fail(f"{_name(header)} in the store: {problem}")
+        self._previous[header.run_id] = state.previous_run_id
         visible = kind.visible(state)
         if (visible.status, visible.close_at) != (header.status, header.close_at):
             self._auditor.fail(f"{_name(header)}: the header shows {header.status}, the journal says {visible.status}")
@@ -157,12 +164,15 @@ class Audit:
 
     def _look_at_chains(self) -> None:
         currents: Counter[str] = Counter()
-        previous: Header | None = None
+        firsts: Counter[str] = Counter()
         for header in self._headers:
             currents[header.business_id] += header.is_current
-            if previous is not None and previous.business_id == header.business_id and not self._auditor.doomed:
-                self._look_at_neighbours(previous, header)
-            previous = header
+            firsts[header.business_id] += not self._previous[header.run_id]
+        for previous, header in self._neighbours:
+            self._look_at_neighbours(previous, header)
+        twice = [run_id for run_id, count in Counter(self._previous.values()).items() if run_id and count > 1]
+        if not self._auditor.doomed and (twice or any(count != 1 for count in firsts.values())):
+            self._auditor.fail(f"these runs were followed by more than one: {twice}; chains begin so often: {firsts}")
         for business_id, count in currents.items():
             if count != 1 and not (count == 0 and self._auditor.doomed):
                 self._auditor.fail(f"{business_id} has {count} current runs")

@@ -24,14 +24,14 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.core.errors import ApiError, Code
+from perdure.testing.simulator import activity_ledger
 from perdure.testing.simulator.programs import Program, value_of
 
 ACCEPTED = UpdateWorkflowExecutionLifecycleStage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ACCEPTED
 EXPECTED_REFUSALS = frozenset(
     {Code.NOT_FOUND, Code.ALREADY_EXISTS, Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.FAILED_PRECONDITION, Code.DEADLINE_EXCEEDED}
 )
-ENDS_ACTIVITY = frozenset({"RespondActivityTaskCompleted", "RespondActivityTaskCanceled"})
-ANSWERS_TASK = ENDS_ACTIVITY | {"RespondActivityTaskFailed", "RespondWorkflowTaskCompleted", "RespondWorkflowTaskFailed"}
+ANSWERS_TASK = activity_ledger.ANSWERS | {"RespondWorkflowTaskCompleted", "RespondWorkflowTaskFailed"}
 
 
 class Auditor:
@@ -64,9 +64,7 @@ class Auditor:
         #: Resets that somebody asked for, by the token that is their reason and request id; and the runs that they were said to have made.
         self.resets: dict[str, ResetWorkflowExecutionRequest] = {}
         self.runs_of_reset: defaultdict[str, set[str]] = defaultdict(set)
-        self._handed_out: set[tuple[str, str, int]] = set()
-        self._activity_of_token: dict[bytes, tuple[str, str]] = {}
-        self._ended_activities: set[tuple[str, str]] = set()
+        self.activities = activity_ledger.ActivityLedger(self.fail)
         self._answered_tokens: set[bytes] = set()
         self._workflow_tokens: set[bytes] = set()
         self.seen_events: defaultdict[str, dict[int, bytes]] = defaultdict(dict)
@@ -83,6 +81,10 @@ class Auditor:
     def may_be_reset(self, request: ResetWorkflowExecutionRequest) -> None:
         """Somebody is about to ask for this reset."""
         self.resets[request.request_id] = request
+
+    def asked(self, method: str, request: Any) -> None:
+        """Somebody calls; the request may get lost."""
+        self.activities.asked(method, request)
 
     def refused_multi_operation(
         self, start: StartWorkflowExecutionRequest, update: UpdateWorkflowExecutionRequest, error: ApiError
@@ -117,9 +119,11 @@ class Auditor:
         elif isinstance(answer, UpdateWorkflowExecutionResponse | PollWorkflowExecutionUpdateResponse):
             self._updated(answer)
         elif isinstance(answer, PollActivityTaskQueueResponse):
-            self._handed_activity(answer)
+            if answer.task_token:
+                self.activities.handed_out(answer)
         elif isinstance(answer, PollWorkflowTaskQueueResponse):
             self._handed_workflow_task(answer)
+        self.activities.done(method, request)
         if method in ANSWERS_TASK:
             self._accepted(method, request.task_token)
 
@@ -148,20 +152,6 @@ class Auditor:
         elif answer.stage == ACCEPTED:
             self.accepted_updates.add(update)
 
-    def _handed_activity(self, task: PollActivityTaskQueueResponse) -> None:
-        if not task.task_token:
-            return
-        activity = (task.workflow_execution.run_id, task.activity_id)
-        where = f"{task.workflow_execution.workflow_id}/{activity}"
-        if (*activity, task.attempt) in self._handed_out:
-            self.fail(f"attempt {task.attempt} of activity {where} was handed out twice")
-        if activity in self._ended_activities:
-            self.fail(f"activity {where} was handed out after its end was accepted")
-        if 0 < task.retry_policy.maximum_attempts < task.attempt:
-            self.fail(f"activity {where} has had its attempts, and got attempt {task.attempt}")
-        self._handed_out.add((*activity, task.attempt))
-        self._activity_of_token[task.task_token] = activity
-
     def _handed_workflow_task(self, task: PollWorkflowTaskQueueResponse) -> None:
         if not task.task_token:
             return
@@ -173,8 +163,6 @@ class Auditor:
         if token in self._answered_tokens:
             self.fail(f"{method} was accepted, but its task token had been accepted before")
         self._answered_tokens.add(token)
-        if method in ENDS_ACTIVITY:
-            self._ended_activities.add(self._activity_of_token[token])
 
     def known(self, run_id: str) -> int:
         """The last event of a run that anybody has been shown. Whoever asks from now on has to be shown it, too."""

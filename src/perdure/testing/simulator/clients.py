@@ -57,7 +57,7 @@ class SimulatedClient(Caller):
         actions = (self._start, self._start, self._start, self._signal_with_start, self._signal_with_start,
                    self._signal, self._signal, self._signal, self._signal, self._read, self._read,
                    self._wait_for_end, self._cancel, self._terminate, self._update, self._update, self._pause, self._describe,
-                   self._delete, self._update_with_start)  # fmt: skip
+                   self._delete, self._update_with_start, self._update_with_start)  # fmt: skip
         for _ in range(calls):
             await self._think()
             action = self._start if not self._runs else self._rng.choice(actions)
@@ -138,7 +138,7 @@ class SimulatedClient(Caller):
         start = StartWorkflowExecutionRequest()
         self._fill_start(start)
         start.ClearField("workflow_start_delay")  # the API refuses it
-        start.workflow_id_conflict_policy = self._rng.choice((1, 2, 2, 3))  # pyright: ignore
+        start.workflow_id_conflict_policy = self._rng.choice((1, 2, 3, 3))  # pyright: ignore
         if start.workflow_id_conflict_policy != 3:
             start.workflow_id_reuse_policy = self._rng.choice((1, 1, 2, 3))  # pyright: ignore
         update = self._update_request(WorkflowExecution(workflow_id=start.workflow_id))

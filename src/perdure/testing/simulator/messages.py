@@ -117,7 +117,7 @@ class MessageAudit:
         started = self._lineage.histories[run_id][0].workflow_execution_started_event_attributes
         is_first = not started.continued_execution_run_id and run_id not in self._lineage.resets
         if started.parent_workflow_execution.run_id and is_first:
-            self._arrivals[started.parent_workflow_execution.run_id, started.parent_initiated_event_id] += 1
+            self._arrivals[self._lineage.origin(started.parent_workflow_execution.run_id, started.parent_initiated_event_id)] += 1
         for event in self._lineage.own(run_id):
             if event.event_type == E.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
                 self._arrivals[event.workflow_execution_signaled_event_attributes.input.SerializeToString(deterministic=True)] += 1

@@ -8,30 +8,36 @@ from collections.abc import Coroutine
 from contextlib import suppress
 
 from google.protobuf.field_mask_pb2 import FieldMask
-from temporalio.api.common.v1 import Priority, WorkflowExecution
+from temporalio.api.common.v1 import Priority, WorkflowExecution, WorkflowType
 from temporalio.api.enums.v1 import EventType, ResetReapplyExcludeType
 from temporalio.api.history.v1 import HistoryEvent
+from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflow.v1 import WorkflowExecutionOptions
 from temporalio.api.workflowservice.v1 import (
+    DescribeWorkflowExecutionRequest,
     GetWorkflowExecutionHistoryRequest,
     ResetWorkflowExecutionRequest,
+    StartWorkflowExecutionRequest,
+    UnpauseActivityRequest,
     UpdateWorkflowExecutionOptionsRequest,
 )
 
 from perdure.core.errors import ApiError, Code
 from perdure.core.ids import IdSource
 from perdure.testing.simulated_network import SimulatedNetwork
+from perdure.testing.simulator.activity_controls import random_control
 from perdure.testing.simulator.auditor import Auditor
 from perdure.testing.simulator.callers import Caller, Runs
-from perdure.testing.simulator.replay import NAMESPACE
+from perdure.testing.simulator.programs import ProgramMaker, payloads
+from perdure.testing.simulator.replay import NAMESPACE, WORKFLOW_QUEUE, WORKFLOW_TYPE
 
 E = EventType
 Exclude = ResetReapplyExcludeType
 TASK_ENDS = frozenset({E.EVENT_TYPE_WORKFLOW_TASK_COMPLETED, E.EVENT_TYPE_WORKFLOW_TASK_FAILED, E.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT})
 TASK_BEGINS = frozenset({E.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED, E.EVENT_TYPE_WORKFLOW_TASK_STARTED})
 OPTIONS_MASK = FieldMask(paths=["priority"])
-CALLS = (0, 0, 0, 2, 5, 12)
-"""In half of the simulations nobody intervenes."""
+CALLS = (0, 0, 2, 5, 12)
+"""Sometimes nobody intervenes."""
 
 
 class SimulatedOperator(Caller):
@@ -40,10 +46,17 @@ class SimulatedOperator(Caller):
     def __init__(self, network: SimulatedNetwork, rng: random.Random, ids: IdSource, auditor: Auditor, runs: Runs) -> None:
         super().__init__(network, rng, ids, auditor, runs)
         self._calls = rng.choice(CALLS)
+        self._programs = ProgramMaker(rng, ids.uuid, [])
 
     async def run(self) -> None:
         """Intervene, one time after the other."""
-        actions = (self._reset, self._reset, self._reset, self._change_options)
+        actions = self._rng.choice(
+            (
+                (self._reset, self._reset, self._reset, self._change_options),
+                (self._intervene,),
+                (self._reset, self._change_options, self._intervene, self._intervene),
+            )
+        )
         for _ in range(self._calls):
             await self._think()
             if self._runs:
@@ -59,6 +72,39 @@ class SimulatedOperator(Caller):
 
     def _new_options(self) -> WorkflowExecutionOptions:
         return WorkflowExecutionOptions(priority=Priority(fairness_key=self._ids.uuid()))
+
+    # -- activities -------------------------------------------------------------------------------------
+    async def _intervene(self) -> None:
+        """Do something to a pending activity, or to all of a workflow, and perhaps something else after it."""
+        workflow_id = self._runs[-1][0] if self._rng.random() < 0.5 else await self._start_busy()
+        execution = WorkflowExecution(workflow_id=workflow_id)
+        request = DescribeWorkflowExecutionRequest(namespace=NAMESPACE, execution=execution)
+        for _ in range(3):
+            described = await self._call("DescribeWorkflowExecution", request)
+            pending = [activity.activity_id for activity in described.pending_activities]
+            if pending:
+                break
+            await asyncio.sleep(self._rng.random() * 0.3)
+        else:
+            return
+        if self._rng.random() < 0.8:
+            execution.run_id = described.workflow_execution_info.execution.run_id
+        activity_id = self._rng.choice(pending)
+        for _ in range(self._rng.choice((1, 3, 6))):
+            method, control = random_control(self._rng, self._ids.uuid(), execution, activity_id)
+            with suppress(ApiError):
+                await self._call(method, control)
+            await asyncio.sleep(self._rng.choice((0.0, 0.5, 5.0)) * self._rng.random())
+
+    async def _start_busy(self) -> str:
+        """Start a workflow that has activities for a while; returns its id."""
+        request = StartWorkflowExecutionRequest(
+            namespace=NAMESPACE, workflow_id=f"busy-{self._ids.uuid()}", workflow_type=WorkflowType(name=WORKFLOW_TYPE),
+            task_queue=TaskQueue(name=WORKFLOW_QUEUE), input=payloads(self._programs.make_busy()), request_id=self._ids.uuid(),
+        )  # fmt: skip
+        response = await self._call("StartWorkflowExecution", request)
+        self._runs.append((request.workflow_id, response.run_id))
+        return request.workflow_id
 
     # -- reset ------------------------------------------------------------------------------------------
     async def _reset(self) -> None:
@@ -135,3 +181,11 @@ def _reset_points(history: list[HistoryEvent]) -> tuple[list[int], list[int]]:
         elif before in TASK_ENDS:
             is_pending = False
     return points
+
+
+async def release_activities(network: SimulatedNetwork, auditor: Auditor, workflow_id: str, run_id: str) -> None:
+    """Let the activities of a run go on that an operator may have paused."""
+    if auditor.activities.asked_of[workflow_id].pauses:
+        execution = WorkflowExecution(workflow_id=workflow_id, run_id=run_id)
+        with suppress(ApiError):  # there may be none any more
+            await network.call("UnpauseActivity", UnpauseActivityRequest(namespace=NAMESPACE, execution=execution, unpause_all=True))

@@ -98,6 +98,14 @@ class ProgramMaker:
             program.successor = self.make(depth - 1)
         return program
 
+    def make_busy(self) -> Program:
+        """A program that consists of activities that take their time, and often fail."""
+        operations = [self._activity() for _ in range(self._rng.choice((1, 2, 3)))]
+        for operation in operations:
+            operation.works = self._rng.choice((500, 3000))
+            operation.failing = self._rng.choice((0.3, 0.6))
+        return Program(self._new_token(), [Stage(operations)])
+
     def _operation(self, depth: int) -> Operation:
         rng = self._rng
         chance = rng.random()

@@ -33,6 +33,7 @@ NAMESPACE = "default"
 WORKFLOW_QUEUE = "queue"
 ACTIVITY_QUEUE = "work"
 WORKFLOW_TYPE = "Model"
+ACTIVITY_TYPE = "Work"
 
 E = EventType
 C = CommandType
@@ -236,7 +237,8 @@ def begin_command(name: str, operation: Operation) -> Command:
             command_type=C.COMMAND_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION, signal_external_workflow_execution_command_attributes=signal
         )
     activity = ScheduleActivityTaskCommandAttributes(
-        activity_id=name, activity_type=ActivityType(name="Work"), task_queue=TaskQueue(name=ACTIVITY_QUEUE), input=payloads(operation),
+        activity_id=name, activity_type=ActivityType(name=ACTIVITY_TYPE), task_queue=TaskQueue(name=ACTIVITY_QUEUE),
+        input=payloads(operation),
         retry_policy=RetryPolicy(
             maximum_attempts=operation.attempts, initial_interval=to_duration(operation.retry_interval * MILLISECOND)
         ),

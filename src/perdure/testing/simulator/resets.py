@@ -23,12 +23,12 @@ Again = dict[str, list[str]]
 
 
 class ResetAudit:
-    """All resets. headers: of all runs, those of a chain one after the other."""
+    """All resets. neighbours: runs of which the second followed the first."""
 
-    def __init__(self, auditor: Auditor, lineage: Lineage, headers: Sequence[Header]) -> None:
+    def __init__(self, auditor: Auditor, lineage: Lineage, neighbours: Sequence[tuple[Header, Header]]) -> None:
         self._auditor = auditor
         self._lineage = lineage
-        self._headers = headers
+        self._neighbours = neighbours
         self._histories = lineage.histories
 
     def problems(self) -> Iterator[str]:
@@ -94,11 +94,9 @@ class ResetAudit:
 
     def _look_at_neighbours(self) -> Iterator[str]:
         """A request knows the run that it made, as long as that is the latest."""
-        if self._auditor.doomed:
-            return
-        for previous, header in zip(self._headers, self._headers[1:], strict=False):
+        for previous, header in self._neighbours:
             before, reset = self._lineage.resets.get(previous.run_id), self._lineage.resets.get(header.run_id)
-            if previous.business_id == header.business_id and before is not None and reset is not None and before.token == reset.token:
+            if before is not None and reset is not None and before.token == reset.token:
                 yield f"reset {reset.token} made both run {previous.run_id} and run {header.run_id}"
 
 

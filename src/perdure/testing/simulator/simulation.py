@@ -32,7 +32,7 @@ from perdure.testing.simulator.audit import Audit
 from perdure.testing.simulator.auditor import Auditor
 from perdure.testing.simulator.callers import Runs
 from perdure.testing.simulator.clients import SimulatedClient
-from perdure.testing.simulator.operators import SimulatedOperator
+from perdure.testing.simulator.operators import SimulatedOperator, release_activities
 from perdure.testing.simulator.programs import payloads
 from perdure.testing.simulator.quiet import Quiet
 from perdure.testing.simulator.workers import SimulatedWorker, WorkerFaults
@@ -130,7 +130,7 @@ class Simulation:
         loop.set_exception_handler(self._loop_error)
         self.clock = VirtualClock(loop, tick=1)
         self.ids = IdSource(self.rng.getrandbits(64))
-        self.network = SimulatedNetwork(self._sub_rng(), self.clock, self._answered)
+        self.network = SimulatedNetwork(self._sub_rng(), self.clock, self.auditor.asked, self._answered)
         self.base: Store = create_store("")
         bugs = _BugLog(self.auditor)
         log = logging.getLogger("perdure")
@@ -339,6 +339,7 @@ class Simulation:
                     )
                     with suppress(ApiError):  # it may have ended meanwhile
                         await self.network.call("UnpauseWorkflowExecution", unpause)
+                await release_activities(self.network, self.auditor, header.business_id, header.run_id)
                 request = SignalWorkflowExecutionRequest(
                     namespace="default", workflow_execution=WorkflowExecution(workflow_id=header.business_id, run_id=header.run_id),
                     signal_name="note", input=payloads(self.ids.uuid()), request_id=self.ids.uuid(),

@@ -276,6 +276,9 @@ class SimulatedWorker:
                     canceled = RespondActivityTaskCanceledRequest(task_token=task.task_token, namespace=NAMESPACE, identity=self.name)
                     await self._answer("RespondActivityTaskCanceled", canceled)
                     return
+                if response is not None and (response.activity_paused or response.activity_reset):
+                    await self._fail_activity(task, is_final=False)
+                    return
                 await asyncio.sleep(works / 3)
         else:
             await asyncio.sleep(works)
@@ -285,17 +288,21 @@ class SimulatedWorker:
 
     async def _end_activity(self, task: PollActivityTaskQueueResponse, operation: Operation) -> None:
         if not self.is_healthy and self._rng.random() < operation.failing:
-            info = ApplicationFailureInfo(type="Injected", non_retryable=self._rng.random() < 0.2)
-            failed = RespondActivityTaskFailedRequest(
-                task_token=task.task_token, namespace=NAMESPACE, identity=self.name,
-                failure=Failure(message="injected", application_failure_info=info),
-            )  # fmt: skip
-            await self._answer("RespondActivityTaskFailed", failed)
+            await self._fail_activity(task, is_final=self._rng.random() < 0.2)
             return
         completed = RespondActivityTaskCompletedRequest(
             task_token=task.task_token, namespace=NAMESPACE, identity=self.name, result=payloads(task.attempt)
         )
         await self._answer("RespondActivityTaskCompleted", completed)
+
+    async def _fail_activity(self, task: PollActivityTaskQueueResponse, *, is_final: bool) -> None:
+        """is_final: the failure must not be retried."""
+        info = ApplicationFailureInfo(type="Injected", non_retryable=is_final)
+        failed = RespondActivityTaskFailedRequest(
+            task_token=task.task_token, namespace=NAMESPACE, identity=self.name,
+            failure=Failure(message="injected", application_failure_info=info),
+        )  # fmt: skip
+        await self._answer("RespondActivityTaskFailed", failed)
 
 
 def _answer(message_id: str, event_id: int, update: Request, chance: float) -> list[Message]:
