@@ -19,6 +19,7 @@ from temporalio.api.protocol.v1 import Message
 from temporalio.api.workflowservice.v1 import (
     DescribeWorkflowExecutionRequest,
     ExecuteMultiOperationRequest,
+    PauseWorkflowExecutionRequest,
     RespondWorkflowTaskFailedRequest,
     SignalWorkflowExecutionRequest,
     StartWorkflowExecutionRequest,
@@ -409,6 +410,23 @@ def test_update_with_start_survives_a_commit_that_fails() -> None:
         assert started.start_workflow.started
         assert started.start_workflow.run_id == updated.update_workflow.update_ref.workflow_execution.run_id
         assert updated.update_workflow.outcome.success == payloads('"done"')
+
+    on_virtual_server(test)
+
+
+def test_a_start_that_happened_is_not_reported_aborted_with_its_update() -> None:
+    """The update is lost with a commit, and the run does not take it a second time."""
+
+    async def test(server: VirtualServer) -> None:
+        call = asyncio.create_task(server.call("ExecuteMultiOperation", update_with_start(), 60))
+        task = await next_task(server)
+        await server.call("PauseWorkflowExecution", PauseWorkflowExecutionRequest(namespace="default", workflow_id=WORKFLOW_ID))
+        server.store.faults = StoreFaults(commit_fails=1.0)
+        await refusal(asyncio.create_task(complete(server, task, accept(task.messages[0]), respond(task.messages[0]))))
+        server.store.faults = StoreFaults()
+        error = await refusal(call)
+        assert isinstance(error.detail, MultiOperationExecutionFailure)
+        assert [status.code for status in error.detail.statuses] == [0, Code.FAILED_PRECONDITION]
 
     on_virtual_server(test)
 

@@ -25,7 +25,7 @@ from temporalio.api.workflowservice.v1 import (
 
 from perdure.core.call import Call, MethodTable
 from perdure.core.clock import duration_ns
-from perdure.core.errors import ApiError, Code, invalid_argument, namespace_not_found
+from perdure.core.errors import ApiError, Code, invalid_argument, namespace_not_found, not_found
 from perdure.core.execution import ChainKey, RunKey
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow.kind import WORKFLOW
@@ -164,7 +164,9 @@ class MultiOperationRpc:
                 or update_id in current.volatile.updates
                 or start.workflow_id_conflict_policy == USE_EXISTING
             ):
-                return self._update(transaction, current.key, update, started=False)
+                return self._update(transaction, current.key, update, started=False, was_started=is_started)
+        if is_started:
+            raise refused(None, not_found(ABORTED))  # the run that was begun has closed, or is gone
         try:
             started = self._starts.decide_start(transaction, start, namespace_id)
         except ApiError as error:
@@ -174,13 +176,16 @@ class MultiOperationRpc:
             raise refused(ApiError(Code.UNAVAILABLE, "Workflow was not started: 3"), _aborted())
         return self._update(transaction, RunKey(*transaction.key, started.run_id), update, started=True)
 
-    def _update(self, transaction: Transaction, key: RunKey, update: UpdateWorkflowExecutionRequest, *, started: bool) -> Begun:
+    def _update(
+        self, transaction: Transaction, key: RunKey, update: UpdateWorkflowExecutionRequest, *, started: bool, was_started: bool = False
+    ) -> Begun:
+        """started: this transaction begins the run; was_started: an earlier one did, and it stays begun whatever becomes of the update."""
         current = transaction.current
         assert current is not None
         try:
             pending = admit(step_of(transaction, current), update.request)
         except ApiError as error:
-            raise refused(_aborted(), error) from None
+            raise refused(None if was_started else _aborted(), error) from None
         return Begun(key, started, Status.RUNNING, pending)
 
     async def _reach(self, begun: Begun, update: UpdateWorkflowExecutionRequest, patience: Patience) -> Reached:
