@@ -29,6 +29,7 @@ from perdure.core.execution import ChainKey
 from perdure.core.jobs import EffectJob
 from perdure.engine import recorder
 from perdure.engine.agenda import Agenda
+from perdure.engine.engine import Engine
 from perdure.engine.partition import Partition
 from perdure.engine.upkeep import Upkeep
 from perdure.engine.writer import Writer
@@ -41,6 +42,7 @@ from perdure.features.workflow.reset import reapply, reset
 from perdure.features.workflow.rpc import reset as reset_rpc
 from perdure.features.workflow.rpc import tasks
 from perdure.features.workflow.rpc.multi_operation import MultiOperationRpc
+from perdure.store.protocol import StoreError
 from perdure.testing.simulator.simulation import simulate
 
 SEEDS = 100
@@ -121,6 +123,16 @@ def eviction_that_failed_forgotten(patch: pytest.MonkeyPatch) -> None:
         on_failed(self, groups)
 
     patch.setattr(Partition, "_on_failed", on_failed_but)
+
+
+def refill_that_gives_up(patch: pytest.MonkeyPatch) -> None:
+    go_round = Engine.go_round
+
+    async def go_round_once(self: Engine, visit: Any, is_enough: Any) -> None:
+        with suppress(StoreError, ApiError):
+            await go_round(self, visit, is_enough)
+
+    patch.setattr(Engine, "go_round", go_round_once)
 
 
 def stale_answers_accepted(patch: pytest.MonkeyPatch) -> None:
@@ -281,6 +293,7 @@ PLANTS: tuple[Plant, ...] = (
     evicted_executions_not_woken,
     lost_executions_not_loaded_again,
     eviction_that_failed_forgotten,
+    refill_that_gives_up,
     stale_answers_accepted,
     signals_not_told_apart,
     buffered_event_lost,

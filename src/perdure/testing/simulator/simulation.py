@@ -223,7 +223,7 @@ class Simulation:
     async def _live(self) -> None:
         rng = self.rng
         self._cache_limit = rng.choice((1, 20_000, 60_000, 1 << 24))
-        self._backlog_bound = rng.choice((1, 3, 1000))
+        self._backlog_bound = rng.choice((1, 1, 3, 1000))
         self._snapshot_rows = rng.choice((1, 5, SNAPSHOT_ROWS))
         self._unwritten_bytes = rng.choice((1, 50_000, 1 << 27, 1 << 27))
         self._store_faults = self._random_store_faults()
@@ -281,10 +281,10 @@ class Simulation:
                 rng.choice(workers).die()
             elif chance < 0.7:
                 self._set_clock(rng.choice((1, 10, 3600, 288_000, -1, -10, -36_000)) * SECOND // 10)
-            elif chance < 0.85:
-                self._evict_all()
             else:
-                await self._lose_store()
+                self._evict_all()
+                if rng.random() < 0.3:
+                    await self._lose_store(reads_fail=rng.random() < 0.5)
 
     def _set_clock(self, by: int) -> None:
         """What was to happen at a time of day happens so much later when the clock is set back."""
@@ -298,21 +298,38 @@ class Simulation:
             partition.cache.trim()
             partition.cache.limit = limit
 
-    async def _lose_store(self) -> None:
-        """For a moment nothing can be written, or nothing at all works; what has left memory just then included."""
+    async def _lose_store(self, *, reads_fail: bool) -> None:
+        """For a moment nothing can be written, or nothing at all works."""
         self.trace("store lost")
         faults = self._store_faults
         before = faults.commit_fails, faults.read_fails
         faults.commit_fails = 1.0
-        faults.read_fails = self.rng.choice((before[1], 1.0))
-        self._evict_all()
+        if reads_fail:
+            faults.read_fails = 1.0
         await asyncio.sleep(self.rng.choice((0.01, 0.5, 3.0)) * self.rng.random())
         faults.commit_fails, faults.read_fails = before
 
+    async def _last_fault(self) -> None:
+        """Nothing that happens later covers up what this does."""
+        chance = self.rng.random()
+        if chance < 0.3:
+            # Evictions that cannot be written.
+            self._evict_all()
+            await self._lose_store(reads_fail=self.rng.random() < 0.5)
+        elif chance < 0.6:
+            # Everything has come back, more than there is room for in the task queues, when workers find the server again. Just as they
+            # make room nothing can be read.
+            await self._kill_server()
+            self.restarts += 1
+            await self._start_server()
+            self.network.endpoint, endpoint = None, self.network.endpoint
+            await asyncio.sleep(2.0)
+            self.network.endpoint = endpoint
+            await self._lose_store(reads_fail=True)
+
     async def _heal(self, workers: list[SimulatedWorker]) -> None:
         """No more faults, but perhaps a last one: now everything that was begun has to end."""
-        if self.rng.random() < 0.5:
-            await self._lose_store()
+        await self._last_fault()
         self.trace("healing")
         if self._faulty is not None:
             self._faulty.faults = self._store_faults = StoreFaults()
