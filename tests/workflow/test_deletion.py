@@ -11,6 +11,7 @@ from temporalio.api.enums.v1 import CommandType, EventType
 from temporalio.api.history.v1 import History
 from temporalio.api.workflowservice import v1 as service
 
+from perdure.core.clock import HOUR
 from perdure.core.errors import ApiError, Code
 from perdure.store.protocol import JournalRow, Store
 from tests.support.saboteur import Saboteur, recorded
@@ -129,3 +130,20 @@ def test_a_run_that_owes_nothing_goes_at_once() -> None:
         assert await server.start_workflow() != run_id
 
     on_virtual_server(test)
+
+
+def test_a_run_that_owes_something_outlives_its_retention() -> None:
+    told = EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED
+
+    async def test(server: VirtualServer) -> None:
+        saboteur = await begin(server)
+        saboteur.refuses = lambda commit: told in recorded(commit)
+        await terminate(server, CHILD)
+        await server.pass_time(3_700)
+        assert not await is_gone(server, CHILD)
+        saboteur.refuses = lambda commit: False
+        await server.pass_time(60)
+        assert await last_event(server, WORKFLOW_ID) == told
+        assert await is_gone(server, CHILD)
+
+    on_virtual_server(test, namespace_retention=HOUR)

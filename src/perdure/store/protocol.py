@@ -241,7 +241,7 @@ class Store(Protocol):
         ...
 
     async def find_expired(self, slots: range, before: int, limit: int) -> Sequence[Header]:
-        """Closed executions with expire_at < before, earliest first."""
+        """Closed executions with expire_at < before, earliest first. Those that are ready have something to tell others first."""
         ...
 
     async def list_headers(

@@ -193,7 +193,7 @@ FIND_CURRENT = f"{_SELECT_HEADERS} WHERE namespace_id = $1 AND kind = $2 AND bus
 FIND_RUN = f"{_SELECT_HEADERS} WHERE namespace_id = $1 AND kind = $2 AND business_id = $3 AND run_id = $4"
 FIND_READY = f"{_SELECT_HEADERS} WHERE ready AND slot BETWEEN $1 AND $2 AND uid > $3 ORDER BY uid LIMIT $4"
 FIND_DUE = f"{_SELECT_HEADERS} WHERE wake_at < $3 AND slot BETWEEN $1 AND $2 ORDER BY wake_at LIMIT $4"
-FIND_EXPIRED = f"{_SELECT_HEADERS} WHERE expire_at < $3 AND slot BETWEEN $1 AND $2 ORDER BY expire_at LIMIT $4"
+FIND_EXPIRED = f"{_SELECT_HEADERS} WHERE expire_at < $3 AND NOT ready AND slot BETWEEN $1 AND $2 ORDER BY expire_at LIMIT $4"
 
 READ_JOURNAL = f"{_SELECT_JOURNAL} WHERE uid = $1 AND sequence > $2 ORDER BY sequence"
 # The row that holds an event is found by halving: sequences have no holes and first_event_id never falls along them. So an event in the
