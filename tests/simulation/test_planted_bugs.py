@@ -42,6 +42,7 @@ from perdure.features.workflow.reset import reapply, reset
 from perdure.features.workflow.rpc import reset as reset_rpc
 from perdure.features.workflow.rpc import tasks
 from perdure.features.workflow.rpc.multi_operation import MultiOperationRpc
+from perdure.features.workflow.run import closing, new_run
 from perdure.store.protocol import StoreError
 from perdure.testing.simulator.simulation import simulate
 
@@ -283,6 +284,37 @@ def options_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reset_rpc, "change_options", change_options)
 
 
+def next_run_under_another_id(patch: pytest.MonkeyPatch) -> None:
+    begin_next = new_run.begin_next
+
+    def begin_next_elsewhere(step: Any, run_id: str, attributes: Any) -> None:
+        begin_next(step, step.ids.run_id(step.now), attributes)
+
+    patch.setattr(new_run, "begin_next", begin_next_elsewhere)
+
+
+def cron_schedule_that_ends_with_a_failure(patch: pytest.MonkeyPatch) -> None:
+    after_failure = closing.after_failure
+
+    def after_failure_only(step: Any, failure: Any) -> Any:
+        next_run, retry_state = after_failure(step, failure)
+        is_retry = next_run is not None and next_run.initiator == new_run.Initiator.CONTINUE_AS_NEW_INITIATOR_RETRY
+        return next_run if is_retry else None, retry_state
+
+    patch.setattr(closing, "after_failure", after_failure_only)
+
+
+def attempts_of_a_workflow_not_counted(patch: pytest.MonkeyPatch) -> None:
+    workflow_retry = new_run.workflow_retry
+
+    def retry_first(state: Any, failure: Any, now: int) -> Any:
+        state = msgspec.structs.replace(state)
+        state.started = type(state.started)()
+        return workflow_retry(state, failure, now)
+
+    patch.setattr(new_run, "workflow_retry", retry_first)
+
+
 PLANTS: tuple[Plant, ...] = (
     reply_before_durable,
     read_before_durable,
@@ -311,6 +343,9 @@ PLANTS: tuple[Plant, ...] = (
     attempts_not_counted_after_a_pause,
     tokens_of_an_activity_not_told_apart,
     options_forgotten,
+    next_run_under_another_id,
+    cron_schedule_that_ends_with_a_failure,
+    attempts_of_a_workflow_not_counted,
 )
 
 

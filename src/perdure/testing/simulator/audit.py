@@ -20,6 +20,7 @@ from perdure.testing.simulator.messages import MessageAudit
 from perdure.testing.simulator.programs import Program, value_of
 from perdure.testing.simulator.replay import ended_by
 from perdure.testing.simulator.resets import ResetAudit, option_keys
+from perdure.testing.simulator.successions import SuccessionAudit
 
 E = EventType
 
@@ -66,7 +67,10 @@ class Audit:
         self.messages = MessageAudit(self._lineage, self._auditor.doomed_ids)
         self._look_at_chains()
         self._look_at_starts()
-        for problem in (*self.messages.problems(), *ResetAudit(self._auditor, self._lineage, self._neighbours).problems()):
+        auditor = self._auditor
+        resets = ResetAudit(auditor, self._lineage, self._neighbours)
+        successions = SuccessionAudit(self._lineage, self._previous, auditor.doomed, auditor.punctual_after, LATE)
+        for problem in (*self.messages.problems(), *resets.problems(), *successions.problems()):
             self._auditor.fail(problem)
         self._look_at_signals()
         self._look_at_updates()

@@ -6,7 +6,7 @@ import asyncio
 import random
 from contextlib import suppress
 
-from temporalio.api.common.v1 import WorkflowExecution, WorkflowType
+from temporalio.api.common.v1 import RetryPolicy, WorkflowExecution, WorkflowType
 from temporalio.api.enums.v1 import UpdateWorkflowExecutionLifecycleStage
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.update.v1 import Input, Meta, Request, WaitPolicy
@@ -72,8 +72,26 @@ class SimulatedClient(Caller):
             request.workflow_id_conflict_policy = self._rng.choice(CONFLICT_POLICIES)  # pyright: ignore
         if request.workflow_id_reuse_policy == 3 and request.workflow_id_conflict_policy == 3:
             request.workflow_id_conflict_policy = 0  # pyright: ignore  # the API refuses that pair
+        self._let_follow(request)
         response = await self._call("StartWorkflowExecution", request)
         self._runs.append((request.workflow_id, response.run_id))
+
+    def _let_follow(self, request: StartWorkflowExecutionRequest) -> None:
+        """Sometimes the run is to be followed by others: after failures, or again and again until the execution's time is over."""
+        chance = self._rng.random()
+        if chance > 0.18:
+            return
+        program = self._programs.make()
+        if self._rng.random() < 0.5:
+            program.end, program.successor = "fail", None
+        request.input.CopyFrom(payloads(program))
+        if chance < 0.1:
+            interval = to_duration(self._rng.choice((1, 5)) * SECOND)
+            request.retry_policy.CopyFrom(RetryPolicy(maximum_attempts=self._rng.choice((2, 4)), initial_interval=interval))
+        else:
+            request.ClearField("workflow_start_delay")  # the API refuses both
+            request.cron_schedule = self._rng.choice(("@every 5s", "@every 20s", "* * * * *"))
+            request.workflow_execution_timeout.CopyFrom(to_duration(self._rng.choice((30, 130)) * SECOND))
 
     async def _signal_with_start(self) -> None:
         request = SignalWithStartWorkflowExecutionRequest(signal_name="note", signal_input=payloads(self._ids.uuid()))

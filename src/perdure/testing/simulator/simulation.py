@@ -15,7 +15,7 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import SignalWorkflowExecutionRequest, UnpauseWorkflowExecutionRequest
 
 from perdure.app import Core
-from perdure.core.clock import SECOND
+from perdure.core.clock import HOUR, SECOND
 from perdure.core.errors import ApiError
 from perdure.core.ids import IdSource
 from perdure.core.limits import Limits
@@ -40,6 +40,8 @@ from perdure.testing.virtual_time import VirtualClock, VirtualTimeLoop, run_virt
 
 PAUSED = 8
 HEALING_HOURS = 3
+MOST_FORWARD = 12 * HOUR
+"""The namespace keeps its runs for a day."""
 PUNCTUAL_AFTER = 60 * SECOND
 """So long after the last fault everything has its time again."""
 CACHE_BYTES = 1 << 20  # the least that the settings allow; made tiny below
@@ -101,6 +103,7 @@ class Simulation:
         self.takeovers = 0
         self.runs = 0
         self._set_back = 0
+        self._set_forward = 0
         self._log_trace = log_trace
         self._digest = hashlib.sha256()
         self._store_faults = StoreFaults()
@@ -287,7 +290,10 @@ class Simulation:
                     await self._lose_store(reads_fail=rng.random() < 0.5)
 
     def _set_clock(self, by: int) -> None:
-        """What was to happen at a time of day happens so much later when the clock is set back."""
+        """What was to happen at a time of day happens so much later when the clock is set back. Never so far forward that runs expire."""
+        if self._set_forward + by > MOST_FORWARD:
+            return
+        self._set_forward += max(0, by)
         self.trace(f"set by {by / SECOND:g} s")
         self.clock.jump(by)
         self._set_back += max(0, -by)
