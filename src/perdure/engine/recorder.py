@@ -47,6 +47,10 @@ class Inspector(Protocol):
         """A step was applied: its journal row (None: it changed side data only), and the side data it wrote."""
         ...
 
+    def volatile_changed(self, execution: AnyExecution) -> None:
+        """A step has changed what an execution has in memory only."""
+        ...
+
 
 class Recorder:
     """Gives the writer of a partition what its transactions have recorded."""
@@ -167,6 +171,8 @@ class Recorder:
             execution.announce()
         else:
             group.effects.append(execution.announce)
+        if self.inspector is not None:
+            self.inspector.volatile_changed(execution)
 
     def _copy_rows(self, group: Group, execution: AnyExecution, rows: Sequence[JournalRow]) -> None:
         """Begin the journal of a run that was forked from another one."""

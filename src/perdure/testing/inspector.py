@@ -6,7 +6,7 @@ Switched on in every functional test and in the simulator; far too slow for anyt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from perdure.core.execution import all_jobs
@@ -23,11 +23,15 @@ THEN_EVERY = 16
 
 @dataclass(slots=True)
 class _Shadow:
-    """What the journal alone makes of an execution. jobs: implied after the step before; None: not looked at."""
+    """What the journal alone makes of an execution.
+
+    jobs: implied after the step before; None: not looked at. volatile_jobs: implied by what is in memory only, when it last changed.
+    """
 
     execution: AnyExecution
     state: Any
     jobs: set[Job] | None
+    volatile_jobs: set[Job] | None = field(default_factory=set[Job])
 
 
 class Inspector:
@@ -58,8 +62,10 @@ class Inspector:
             self._compare(execution, kind.decode_state(left), "what was read back is not what left memory")
         copy = kind.decode_state(kind.encode_state(execution.state))
         self._compare(execution, copy, "a snapshot does not bring back the state")
-        self._shadows[execution.uid] = _Shadow(execution, copy, None)
-        self._look_at_header(execution, set(all_jobs(kind, execution.state)))
+        jobs, volatile_jobs = set(all_jobs(kind, execution.state)), _volatile_jobs(execution)
+        self._shadows[execution.uid] = _Shadow(execution, copy, jobs, volatile_jobs)
+        self._look_at_jobs(execution, jobs | volatile_jobs, set())
+        self._look_at_header(execution, jobs)
 
     def evicted(self, execution: AnyExecution) -> None:
         """An execution is about to leave memory; whoever loads it has to find the same state."""
@@ -67,7 +73,7 @@ class Inspector:
 
     def forked(self, execution: AnyExecution, rows: Sequence[JournalRow]) -> None:
         """An execution begins with rows of another one's journal."""
-        shadow = self._shadows[execution.uid] = _Shadow(execution, execution.kind.new_state(), None)
+        shadow = self._shadows[execution.uid] = _Shadow(execution, execution.kind.new_state(), set())
         for row in rows:
             self._fold(execution, shadow.state, row)
 
@@ -78,8 +84,11 @@ class Inspector:
         kind = execution.kind
         shadow = self._shadows.get(execution.uid)
         if shadow is None or shadow.execution is not execution:
-            state = kind.new_state() if row is not None and row.sequence == 1 else None
-            shadow = self._shadows[execution.uid] = _Shadow(execution, state, None)
+            if row is not None and row.sequence == 1:
+                shadow = _Shadow(execution, kind.new_state(), set())
+            else:
+                shadow = _Shadow(execution, None, None, None)
+            self._shadows[execution.uid] = shadow
         if shadow.state is None:
             shadow.state = kind.decode_state(kind.encode_state(execution.state))  # it was there before the inspector was
             return
@@ -95,6 +104,14 @@ class Inspector:
         self._look_at_jobs(execution, jobs, shadow.jobs)
         self._look_at_header(execution, jobs)
         shadow.jobs = jobs
+
+    def volatile_changed(self, execution: AnyExecution) -> None:
+        """A step has changed what is in memory only."""
+        shadow = self._shadows.get(execution.uid)
+        if shadow is not None and shadow.execution is execution:
+            jobs = _volatile_jobs(execution)
+            self._look_at_jobs(execution, jobs, shadow.volatile_jobs)
+            shadow.volatile_jobs = jobs
 
     def _fold(self, execution: AnyExecution, state: Any, row: JournalRow) -> None:
         kind = execution.kind
@@ -115,8 +132,8 @@ class Inspector:
         for job in jobs:
             if job in execution.scheduled or (isinstance(job, EffectJob) and (before is None or job in before)):
                 continue
-            part = job.part(execution.state)
             state, volatile = execution.state, execution.volatile
+            part = job.part_in(state, volatile)
             if not any(earlier.at <= job.at and earlier.part_in(state, volatile) is part for earlier in execution.scheduled):
                 self._fail(execution, f"{job} is implied by the state but not scheduled: an applier did not touch its part")
 
@@ -126,6 +143,11 @@ class Inspector:
 
     def _fail(self, execution: AnyExecution, problem: str) -> None:
         self.failures.append(f"{execution.key.business_id}/{execution.key.run_id} at {execution.sequence}: {problem}")
+
+
+def _volatile_jobs(execution: AnyExecution) -> set[Job]:
+    """Every job that what is in memory only implies."""
+    return {job for part in execution.kind.volatile_parts(execution.volatile) for job in part.jobs(execution.state)}
 
 
 def header_problem(header: Header, jobs: set[Job]) -> str:

@@ -184,8 +184,10 @@ def _reset_points(history: list[HistoryEvent]) -> tuple[list[int], list[int]]:
 
 
 async def release_activities(network: SimulatedNetwork, auditor: Auditor, workflow_id: str, run_id: str) -> None:
-    """Let the activities of a run go on that an operator may have paused."""
+    """Let the activities of a run go on that an operator may have paused, without what they reported before."""
     if auditor.activities.asked_of[workflow_id].pauses:
-        execution = WorkflowExecution(workflow_id=workflow_id, run_id=run_id)
+        request = UnpauseActivityRequest(
+            namespace=NAMESPACE, execution=WorkflowExecution(workflow_id=workflow_id, run_id=run_id), unpause_all=True, reset_heartbeat=True
+        )
         with suppress(ApiError):  # there may be none any more
-            await network.call("UnpauseActivity", UnpauseActivityRequest(namespace=NAMESPACE, execution=execution, unpause_all=True))
+            await network.call("UnpauseActivity", request)
