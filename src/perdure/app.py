@@ -82,7 +82,7 @@ class Core:
             unwritten_bytes=settings.limits.unwritten_bytes, standby=settings.standby, observer=metrics,
         )  # fmt: skip
         self.matching = Matching(clock, priority_levels=settings.limits.priority_levels)
-        self._settling: asyncio.Task[None] | None = None
+        self._writing_out: asyncio.Task[None] | None = None
         registry.before_render.append(lambda: metrics.show_cache(partition.cache for partition in self.engine.partitions))
         TaskQueueMetrics(metrics, registry, self.matching, self.namespaces)
         self.removal = NamespaceRemoval(self.namespaces, self.engine, clock)
@@ -115,15 +115,16 @@ class Core:
         """Answer the calls that wait: the server is about to stop."""
         self.matching.drain()
         self.engine.waits.end()
-        self._settling = asyncio.create_task(self.engine.settle(SHARE_OF_STORE * self.settings.drain_timeout / SECOND), name="settle")
+        store_seconds = SHARE_OF_STORE * self.settings.drain_timeout / SECOND
+        self._writing_out = asyncio.create_task(self.engine.write_out(store_seconds), name="write-out")
         await asyncio.sleep(0)
 
     async def _stop_engine(self) -> None:
-        if self._settling is None:
+        if self._writing_out is None:
             await self.engine.stop(self.settings.drain_timeout / SECOND)
             return
-        self._settling.cancel()
-        await asyncio.wait([self._settling])
+        self._writing_out.cancel()
+        await asyncio.wait([self._writing_out])
         # The calls have had the time to drain.
         await self.engine.stop(LEAST_STOP_SECONDS)
 

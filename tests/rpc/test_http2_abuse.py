@@ -17,8 +17,8 @@ from perdure.rpc.http2 import connection as limits
 from perdure.rpc.http2 import frames
 from perdure.rpc.http2.headers import HeaderReader, RequestHeaders, header_block
 from perdure.rpc.http2.messages import MessageReader
-from perdure.rpc.http2.patience import Patience
 from perdure.rpc.http2.stream import Stream
+from perdure.rpc.http2.tolerance import Tolerance
 from tests.rpc.conftest import Door
 from tests.rpc.http2 import Frame, RawHttp2, framed
 from tests.support.waiting import until
@@ -265,7 +265,7 @@ async def test_a_connection_that_opens_by_a_little_is_not_tried_by_every_stream(
         assert b"grpc-status\x010" in await status(client, last)
 
 
-async def test_changing_the_windows_of_many_waiting_streams_uses_up_patience(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_changing_the_windows_of_many_waiting_streams_uses_up_tolerance(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "STREAMS_PER_ODDITY", 1)
     async with RawHttp2(door.port) as client:
         client.send(frames.SETTINGS, 0, 0, struct.pack(">HI", frames.INITIAL_WINDOW_SIZE, 0))
@@ -405,8 +405,8 @@ def test_short_blocks_that_stand_for_long_headers_are_not_remembered() -> None:
     assert reader.read(short) is reader.read(short)
 
 
-def test_patience_comes_back_with_time() -> None:
-    patience = Patience(3, 2.0, now=10.0)
-    assert [patience.try_once_more(10.0) for _ in range(4)] == [True, True, True, False]
-    assert [patience.try_once_more(11.0) for _ in range(3)] == [True, True, False]
-    assert [patience.try_once_more(1_000.0) for _ in range(4)] == [True, True, True, False]
+def test_tolerance_comes_back_with_time() -> None:
+    tolerance = Tolerance(3, 2.0, now=10.0)
+    assert [tolerance.try_once_more(10.0) for _ in range(4)] == [True, True, True, False]
+    assert [tolerance.try_once_more(11.0) for _ in range(3)] == [True, True, False]
+    assert [tolerance.try_once_more(1_000.0) for _ in range(4)] == [True, True, True, False]

@@ -1,1 +1,1 @@
-"""The shell around pure decisions: load and cache, one writer, commit and watermark, timers, effects."""
+"""The shell around pure decisions: load and cache, one writer and its commits, timers, effects."""

@@ -121,9 +121,9 @@ class Engine:
         """Whether this engine was fenced for a bug of ours, and not because another server has taken over."""
         return any(partition.writer.has_broken_down for partition in self.partitions)
 
-    async def settle(self, seconds: float) -> None:
+    async def write_out(self, seconds: float) -> None:
         """The server is about to stop: answer every call that waits for the store, after so many seconds at the latest."""
-        await asyncio.gather(*(partition.settle(seconds) for partition in self.partitions))
+        await asyncio.gather(*(partition.write_out(seconds) for partition in self.partitions))
 
     async def stop(self, seconds: float) -> None:
         """Make everything durable and give the leases back. seconds: so long the store may take; what it has not answered is given up."""

@@ -352,7 +352,7 @@ class Partition:
         self._last_uid = max(self._last_uid + 1024, (self.clock.now() // 1000) << 10 | self.number)
         return self._last_uid
 
-    async def settle(self, seconds: float) -> None:
+    async def write_out(self, seconds: float) -> None:
         """Wait until all of now is durable. What is not after so many seconds is given up: its callers are answered, nothing can follow."""
         self.recorder.trailing.write_all()
         if not await self.writer.drain(seconds):
@@ -365,10 +365,10 @@ class Partition:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        await self.settle(seconds)
+        await self.write_out(seconds)
         self.recorder.trailing.close()
         self.timers.close()
         if not self.writer.has_given_up:
             self.cache.flush()
-            await self.settle(seconds)
+            await self.write_out(seconds)
         await self.writer.stop()

@@ -81,7 +81,7 @@ class Recorder:
         if not changed:
             self.catch_up(transaction.chain)
             for execution, step in volatile:
-                self._settle_volatile(execution, step, execution.group)
+                self._show_volatile(execution, step, execution.group)
             self._perform_after(transaction.chain.group, transaction.effects)
             return None
         group = self._writer.open_group()
@@ -96,7 +96,7 @@ class Recorder:
             self._record(group, execution, step, created=execution.uid in transaction.created)
         self.catch_up(transaction.chain)
         for execution, step in volatile:
-            self._settle_volatile(execution, step, group)
+            self._show_volatile(execution, step, group)
         transaction.chain.group = group
         group.effects.extend(transaction.effects)
         return group
@@ -120,7 +120,7 @@ class Recorder:
         if self.inspector is not None:
             self.inspector.stepped(execution, row, step.side)
         if step.volatile_changed:
-            self._settle_volatile(execution, step, execution.group)
+            self._show_volatile(execution, step, execution.group)
         if execution.is_awaited(row.first_event_id + row.event_count - 1):
             self._catch_up(execution)
 
@@ -160,7 +160,7 @@ class Recorder:
             group.add_row(row)
         return trail.jobs
 
-    def _settle_volatile(self, execution: AnyExecution, step: AnyStep, group: Group | None) -> None:
+    def _show_volatile(self, execution: AnyExecution, step: AnyStep, group: Group | None) -> None:
         """What changed in memory only shows its effects, and wakes who waits, once what it was decided upon is durable.
 
         group: what has to become durable first, None when everything is.

@@ -1,4 +1,4 @@
-"""One writer per partition: groups all that is ready into one commit, and moves the durable watermark.
+"""One writer per partition: groups all that is ready into one commit after the other.
 
 Transitions run ahead in memory; whoever must not speak before they are durable waits for their :class:`Group`. While one group is being
 committed,

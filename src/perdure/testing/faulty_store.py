@@ -55,7 +55,7 @@ class CommitsInDoubt:
 
     landing: asyncio.Future[None] | None = None
 
-    async def settled(self) -> None:
+    async def ended(self) -> None:
         """Wait until there are none."""
         while self.landing is not None and not self.landing.done():
             await asyncio.wait([self.landing])
@@ -130,7 +130,7 @@ class FaultyStore:
             raise StoreError("injected: the commit failed")
         is_unknown = chance < faults.commit_fails + faults.commit_unknown
         happens = not is_unknown or self.rng.random() < 0.5
-        await self.in_doubt.settled()
+        await self.in_doubt.ended()
         await self._reach()
         if self._is_away:
             self.counts.unknown += 1
@@ -185,11 +185,11 @@ class FaultyStore:
     # -- leases -----------------------------------------------------------------------------------------
     async def acquire_lease(self, partition: int, owner: str, now: int, until: int) -> Lease | None:
         # A server that cannot get its lease does not start: no fault here.
-        await self.in_doubt.settled()
+        await self.in_doubt.ended()
         return await self.base.acquire_lease(partition, owner, _database_now(), _database_now() + until - now)
 
     async def renew_lease(self, lease: Lease, now: int, until: int) -> bool:
-        await self.in_doubt.settled()
+        await self.in_doubt.ended()
         return await self._read(self._renew_lease, lease, until - now)
 
     async def _renew_lease(self, lease: Lease, lease_time: int) -> bool:
@@ -199,7 +199,7 @@ class FaultyStore:
         await self._read(self.base.release_lease, lease)
 
     async def read_lease(self, partition: int) -> Lease | None:
-        await self.in_doubt.settled()
+        await self.in_doubt.ended()
         if not self._has_commits and not self._is_away:
             return await self.base.read_lease(partition)  # a server that is starting: see acquire_lease
         return await self._read(self.base.read_lease, partition)

@@ -5,7 +5,7 @@ headers      header blocks: decoded by ``hpack``, with a memory for the blocks t
 messages     gRPC's messages inside the data: length prefix, compression, timeouts, status
 connection   one client: its frames, streams and windows
 stream       one call
-patience     how often a client may do what only attackers do often
+tolerance    how often a client may do what only attackers do often
 
 :mod:`perdure.rpc.grpc_server` listens, drains, and watches deadlines and silent clients.
 """

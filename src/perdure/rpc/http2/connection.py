@@ -14,8 +14,8 @@ from perdure.rpc.http2 import frames
 from perdure.rpc.http2.frames import ConnectionFault, ErrorCode
 from perdure.rpc.http2.headers import HEADER_LIST_BYTES, TABLE_SIZE_ZERO, HeaderReader, RequestHeaders
 from perdure.rpc.http2.messages import timeout_ns
-from perdure.rpc.http2.patience import Patience
 from perdure.rpc.http2.stream import Conversation, Stream, UnaryCall
+from perdure.rpc.http2.tolerance import Tolerance
 from perdure.rpc.routes import Route, Routes, Unary
 
 OWN_FRAME_SIZE = 256 * 1024
@@ -43,7 +43,7 @@ STREAMS_PER_ODDITY = 100
 oddity."""
 
 HASTY_SECONDS = 1.0
-"""A call that is taken back so soon after it was made counts against the client's patience: opening and resetting streams in a loop costs
+"""A call that is taken back so soon after it was made counts against the client's tolerance: opening and resetting streams in a loop costs
 the server far more than the client. Long polls that end together, when a worker stops, are older."""
 MOST_ODDITIES = 1_000
 ODDITIES_PER_SECOND = 33.0
@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol):
         #: The highest stream that the client has opened, and the highest that was not refused.
         self._last_stream = self._last_taken = 0
         self._received = 0
-        self._patience = Patience(MOST_ODDITIES, ODDITIES_PER_SECOND, self.heard_at)
+        self._tolerance = Tolerance(MOST_ODDITIES, ODDITIES_PER_SECOND, self.heard_at)
         self._pinged_at = 0.0
 
     # -- the transport's side -------------------------------------------------------------------------
@@ -300,7 +300,7 @@ class Connection(asyncio.Protocol):
         stream.abandon()
 
     def _count_oddity(self, cost: float = 1.0) -> None:
-        if not self._patience.try_once_more(self.heard_at, cost):
+        if not self._tolerance.try_once_more(self.heard_at, cost):
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many calls taken back, or settings changed, in too short a time")
 
     def _check_opened(self, stream_id: int) -> None:

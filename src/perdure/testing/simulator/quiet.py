@@ -12,7 +12,7 @@ from perdure.store.protocol import Header, Store
 from perdure.testing.inspector import header_problem, sleeper_problem
 from perdure.testing.simulator.auditor import Auditor
 
-SETTLED_AFTER_SECONDS = 120.0
+RETRIED_AFTER_SECONDS = 120.0
 """After the last fault: all that waits for another try has had it."""
 STUCK_AFTER_SECONDS = 120.0
 """Workers ask all the time: what is due all this time, without anything happening to its run, has been forgotten."""
@@ -29,7 +29,7 @@ class Quiet:
 
     async def watch(self, kind: str) -> None:
         """Look at all executions of a kind, of a server whose store and network do not fail."""
-        await asyncio.sleep(SETTLED_AFTER_SECONDS)
+        await asyncio.sleep(RETRIED_AFTER_SECONDS)
         before = await self._look(kind)
         await asyncio.sleep(STUCK_AFTER_SECONDS)
         for where, due in (await self._look(kind)).items():

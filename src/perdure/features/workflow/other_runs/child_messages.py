@@ -168,7 +168,7 @@ class ChildMessages:
     async def close(self, key: RunKey, state: WorkflowState, job: CloseChild) -> None:
         """Apply the parent close policy to whichever run of the child is the current one."""
         # The start may be on its way still: afterwards the child either exists or never will.
-        await self._messenger.settled(key, StartChild(0, job.initiated_event_id))
+        await self._messenger.ended(key, StartChild(0, job.initiated_event_id))
         child = state.children[job.initiated_event_id]
         parent = WorkflowExecution(workflow_id=key.business_id, run_id=key.run_id)
 

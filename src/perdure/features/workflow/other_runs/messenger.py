@@ -64,7 +64,7 @@ class Messenger:
             self._under_way[key, job] = asyncio.get_running_loop().create_future()
             self.services.engine.partition_of(key.chain).spawn(self._send(key, job))
 
-    async def settled(self, key: RunKey, job: EffectJob) -> None:
+    async def ended(self, key: RunKey, job: EffectJob) -> None:
         """Wait until a message is not under way (any more): nothing of it can happen from then on."""
         future = self._under_way.get((key, job))
         if future is not None:

@@ -98,10 +98,10 @@ def answer_queries(step: WorkflowStep, transaction: Transaction, results: Mappin
     for query_id, result in results.items():
         waiting = step.volatile.queries.pop(query_id, None)
         if waiting is not None:
-            transaction.after_commit(lambda waiting=waiting, result=result: _settle(waiting.answer, result))
+            transaction.after_commit(lambda waiting=waiting, result=result: _give(waiting.answer, result))
 
 
-def _settle(answer: Answer, result: WorkflowQueryResult) -> None:
+def _give(answer: Answer, result: WorkflowQueryResult) -> None:
     if not answer.done():
         answer.set_result(result)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Patience:
+class Tolerance:
     """A bucket that holds ``most`` and gets ``per_second`` back; clock readings in seconds, of any clock that never goes back."""
 
     __slots__ = ("_left", "_most", "_per_second", "_seen_at")
