@@ -34,6 +34,7 @@ from perdure.engine.partition import Partition
 from perdure.engine.upkeep import Upkeep
 from perdure.engine.writer import Writer
 from perdure.features.workflow import notes
+from perdure.features.workflow.jobs import DispatchSpeculativeTask
 from perdure.features.workflow.kind import WORKFLOW
 from perdure.features.workflow.other_runs.external_messages import ExternalMessages
 from perdure.features.workflow.other_runs.messenger import Messenger
@@ -155,6 +156,15 @@ def buffered_event_lost(patch: pytest.MonkeyPatch) -> None:
         del state.buffer[1:]
 
     patch.setitem(NOTE_APPLIERS, notes.EventBuffered, buffered)
+
+
+def task_in_memory_only_not_dispatched(patch: pytest.MonkeyPatch) -> None:
+    schedule = Agenda.schedule
+
+    def schedule_the_rest(self: Agenda, execution: Any, jobs: Any, group: Any) -> None:
+        schedule(self, execution, [job for job in jobs if not isinstance(job, DispatchSpeculativeTask)], group)
+
+    patch.setattr(Agenda, "schedule", schedule_the_rest)
 
 
 def effect_that_raises(patch: pytest.MonkeyPatch) -> None:
@@ -329,6 +339,7 @@ PLANTS: tuple[Plant, ...] = (
     stale_answers_accepted,
     signals_not_told_apart,
     buffered_event_lost,
+    task_in_memory_only_not_dispatched,
     effect_that_raises,
     message_taken_twice,
     message_lost,
