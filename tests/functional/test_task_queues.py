@@ -9,7 +9,7 @@ from typing import Any
 import nexusrpc.handler
 import pytest
 from temporalio import workflow
-from temporalio.api.common.v1 import Priority, WorkerVersionCapabilities, WorkflowType
+from temporalio.api.common.v1 import Priority, RetryPolicy, WorkerVersionCapabilities, WorkflowType
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue, TaskQueueMetadata
 from temporalio.api.workflowservice import v1 as service
@@ -17,11 +17,11 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-from perdure.core.clock import SECOND
+from perdure.core.clock import SECOND, to_duration
 from perdure.core.errors import ApiError, Code
 from perdure.core.limits import LONGEST_DURATION
 from perdure.store.protocol import StoreError
-from tests.support.activity_calls import schedule
+from tests.support.activity_calls import fail, schedule
 from tests.support.task_calls import EXECUTION, STICKY, complete, complete_workflow, elapse, poll, prioritize, sticky
 from tests.support.virtual_server import QUEUE, VirtualServer, on_virtual_server
 
@@ -170,6 +170,35 @@ def test_a_full_queue_is_filled_again_although_the_store_fails(fails: str) -> No
             await complete(server, task, complete_workflow())
             await server.pass_time(3)
         assert failures == 2
+        assert seen == names
+
+    on_virtual_server(test)
+
+
+def test_attempts_after_a_backoff_come_back_to_a_full_queue() -> None:
+    """Their run wakes up in time; that it has work to hand out its header says only when it is evicted."""
+
+    async def test(server: VirtualServer) -> None:
+        server.core.matching.backlog_bound = 1
+        names = {"a", "b", "c", "d"}
+        await server.start_workflow()
+        backoff = RetryPolicy(initial_interval=to_duration(600 * SECOND))
+        await server.decide(
+            *(schedule(name, retry_policy=backoff, start_to_close_timeout=to_duration(60 * SECOND)) for name in sorted(names))
+        )
+        for _ in names:
+            await fail(server, await server.activity_task())
+        (partition,) = server.core.engine.partitions
+        partition.cache.limit, limit = 0, partition.cache.limit
+        partition.cache.trim()
+        assert not len(partition.cache)
+        partition.cache.limit = limit
+        await server.pass_time(700)
+        seen: set[str] = set()
+        for _ in names:
+            task = await server.activity_task()
+            assert task.attempt == 2, f"{names - seen} are lost"
+            seen.add(task.activity_id)
         assert seen == names
 
     on_virtual_server(test)

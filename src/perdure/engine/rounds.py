@@ -25,6 +25,9 @@ class Rounds:
 
         Raises StoreError, or ApiError UNAVAILABLE, when the store cannot be read; the next round begins where this one was.
         """
+        self._visit_awake(visit)
+        if is_enough():
+            return
         start = self._stopped_at
         is_past_end = False
         while True:
@@ -41,6 +44,14 @@ class Rounds:
                 if is_past_end or not start:
                     return
                 is_past_end = True
+
+    def _visit_awake(self, visit: Callable[[AnyExecution], None]) -> None:
+        """Those whose time has come while they were in memory: their headers say only when that was, until they are evicted."""
+        now = self._partition.clock.now()
+        runs = [run for chain in self._partition.cache.chains.values() for run in chain.runs.values()]
+        for run in runs:
+            if not run.header.ready and run.header.wake_at is not None and run.header.wake_at <= now:
+                visit(run)
 
     async def _visit(self, header: Header, visit: Callable[[AnyExecution], None]) -> None:
         key = run_key(header)
