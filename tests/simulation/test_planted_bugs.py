@@ -248,16 +248,22 @@ def start_of_a_multi_operation_not_recognized(patch: pytest.MonkeyPatch) -> None
     patch.setattr(MultiOperationRpc, "_decide", decide_anew)
 
 
-def multi_operation_in_two_transactions(patch: pytest.MonkeyPatch) -> None:
+def update_delivered_though_its_start_was_refused(patch: pytest.MonkeyPatch) -> None:
     begin = MultiOperationRpc._begin  # pyright: ignore[reportPrivateUsage]
 
-    async def begin_apart(self: Any, start: Any, update: Any, namespace_id: str, *arguments: Any, **named: Any) -> Any:
-        key = ChainKey(namespace_id, WORKFLOW, start.workflow_id)
-        with suppress(ApiError):
-            await self._services.engine.transact(key, None, lambda t: self._starts.decide_start(t, start, namespace_id))  # pyright: ignore
-        return await begin(self, start, update, namespace_id, *arguments, **named)
+    async def begin_and_update(self: Any, start: Any, update: Any, namespace_id: str, *arguments: Any, **named: Any) -> Any:
+        def decide(transaction: Any) -> None:
+            if transaction.current is not None:
+                self._update(transaction, transaction.current.key, update, started=False)
 
-    patch.setattr(MultiOperationRpc, "_begin", begin_apart)
+        try:
+            return await begin(self, start, update, namespace_id, *arguments, **named)
+        except ApiError:
+            with suppress(ApiError):
+                await self._services.engine.transact(ChainKey(namespace_id, WORKFLOW, start.workflow_id), None, decide)
+            raise
+
+    patch.setattr(MultiOperationRpc, "_begin", begin_and_update)
 
 
 def pause_of_an_activity_over_with_the_attempt(patch: pytest.MonkeyPatch) -> None:
@@ -349,7 +355,7 @@ PLANTS: tuple[Plant, ...] = (
     reset_that_repeats_excluded_signals,
     reset_made_twice,
     start_of_a_multi_operation_not_recognized,
-    multi_operation_in_two_transactions,
+    update_delivered_though_its_start_was_refused,
     pause_of_an_activity_over_with_the_attempt,
     attempts_not_counted_after_a_pause,
     tokens_of_an_activity_not_told_apart,
