@@ -47,7 +47,7 @@ from perdure.features.workflow.run import closing, new_run
 from perdure.store.protocol import StoreError
 from perdure.testing.simulator.simulation import simulate
 
-SEEDS = 100
+SEEDS = 200
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -367,6 +367,7 @@ PLANTS: tuple[Plant, ...] = (
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
 def test_the_simulator_finds(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
