@@ -12,7 +12,7 @@ from temporalio.api.command.v1 import (
     CompleteWorkflowExecutionCommandAttributes,
     ContinueAsNewWorkflowExecutionCommandAttributes,
 )
-from temporalio.api.common.v1 import Callback, WorkflowExecution, WorkflowType
+from temporalio.api.common.v1 import Callback, RetryPolicy, WorkflowExecution, WorkflowType
 from temporalio.api.enums.v1 import CommandType, EventType, SuggestContinueAsNewReason
 from temporalio.api.errordetails.v1 import MultiOperationExecutionFailure
 from temporalio.api.protocol.v1 import Message
@@ -25,6 +25,7 @@ from temporalio.api.workflowservice.v1 import (
     StartWorkflowExecutionRequest,
 )
 
+from perdure.core.clock import SECOND, to_duration
 from perdure.core.errors import ApiError, Code
 from perdure.testing.faulty_store import StoreFaults
 from tests.support.update_calls import (
@@ -234,20 +235,44 @@ def test_an_update_that_was_not_accepted_ends_with_its_workflow() -> None:
     on_virtual_server(test)
 
 
-def test_an_update_follows_a_workflow_that_continues_as_new() -> None:
+@pytest.mark.parametrize("sent", [False, True])
+def test_an_update_that_was_not_accepted_is_not_carried_over_to_the_next_run(sent: bool) -> None:
+    """Its callers and pollers are told what clients try again by themselves."""
+
     async def test(server: VirtualServer) -> None:
         first = await server.start_workflow()
         task = await next_task(server)
-        call = update(server, "u")
+        if sent:
+            await complete(server, task)
+        calls = [update(server, "u"), update(server, "v", ACCEPTED)]
         await server.pass_time(0.1)
+        polls = [asyncio.create_task(poll_update(server, "u", stage)) for stage in (ACCEPTED, COMPLETED)]
+        await server.pass_time(0.1)
+        if sent:
+            task = await next_task(server)
+            assert len(task.messages) == 2
         await complete(server, task, commands=[CONTINUE_AS_NEW])
+        for call in [*calls, *polls]:
+            error = await refusal(call)
+            assert error.code == Code.RESOURCE_EXHAUSTED
+            assert error.message == "workflow operation can not be applied because workflow is closing"
         task = await next_task(server)
         assert task.workflow_execution.run_id != first
-        if not task.messages:  # the caller was a moment too late for this task
-            await complete(server, task)
-            task = await next_task(server)
+        assert not task.messages
+        await complete(server, task)
+        again = update(server, "u")
+        task = await next_task(server)
         await complete(server, task, accept(task.messages[0]), respond(task.messages[0]))
-        assert (await call).update_ref.workflow_execution.run_id == task.workflow_execution.run_id
+        assert (await again).update_ref.workflow_execution.run_id == task.workflow_execution.run_id
+
+    on_virtual_server(test)
+
+
+def test_an_update_is_not_carried_over_to_the_retry_of_a_run_that_timed_out() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow(workflow_run_timeout=to_duration(SECOND), retry_policy=RetryPolicy(maximum_attempts=2))
+        error = await refusal(update(server, "u"))
+        assert error.message == "workflow operation can not be applied because workflow is closing"
 
     on_virtual_server(test)
 

@@ -11,9 +11,10 @@ from temporalio.api.history.v1 import History
 from temporalio.api.update.v1 import Outcome, UpdateRef
 from temporalio.api.workflowservice.v1 import UpdateWorkflowExecutionRequest, UpdateWorkflowExecutionResponse
 
-from perdure.core.errors import not_found, unavailable
+from perdure.core.errors import busy_workflow, not_found, unavailable
 from perdure.core.execution import RunKey
 from perdure.features.workflow.rpc.waiting import Patience
+from perdure.features.workflow.run.interaction import CLOSING
 from perdure.features.workflow.run.links import request_link
 from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
 from perdure.features.workflow.update.lifecycle import WORKFLOW_COMPLETED_FIRST
@@ -32,7 +33,7 @@ STOPPED = "workflow update was aborted"
 
 
 class UpdateLost(Exception):
-    """Memory lost the update before it was accepted, or its run was followed by another: whoever wants it has to ask again."""
+    """Memory lost the update before it was accepted: whoever wants it has to ask again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +81,10 @@ class UpdateStages:
         update = state.updates.get(update_id)
         if update is not None and update.accepted_event_id:
             return Reached(ACCEPTED) if state.is_open else Reached(COMPLETED, Outcome(failure=WORKFLOW_COMPLETED_FIRST))
-        if not state.is_open and not state.new_run_id:
-            raise not_found(ABORTED)
-        if not state.is_open or (update is None and update_id not in execution.volatile.updates):
+        if not state.is_open:
+            # Clients try again by themselves what was busy, and so reach the run that follows.
+            raise busy_workflow(CLOSING) if state.new_run_id else not_found(ABORTED)
+        if update is None and update_id not in execution.volatile.updates:
             raise UpdateLost
         return Reached(ADMITTED)
 

@@ -21,6 +21,7 @@ from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.lifecycle import end_first_backoff, schedule_task
 
 CLOSED = "workflow execution already completed"
+CLOSING = "workflow operation can not be applied because workflow is closing"
 
 
 def signal(
@@ -38,7 +39,7 @@ def signal(
     if state.signal_count >= step.limits.signals_per_execution > 0:
         raise invalid_argument("exceeded workflow execution limit for signal events")
     if state.close_attempted and step.task.is_started:
-        raise busy_workflow("workflow operation can not be applied because workflow is closing")
+        raise busy_workflow(CLOSING)
     step.event(
         WorkflowExecutionSignaledEventAttributes(
             signal_name=name, input=input, identity=identity, header=header, external_workflow_execution=external, request_id=request_id

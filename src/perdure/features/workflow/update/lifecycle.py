@@ -12,7 +12,7 @@
 | SENT           | the server fails the task                     | (none)   | nothing; callers are told                    |
 | SENT           | the worker fails the task, it times out       | SENT     | nothing; it goes with the next task          |
 | ACCEPTED       | respond                                       | (done)   | UPDATE_COMPLETED                             |
-| ADMITTED, SENT | the run closes                                | (none)   | nothing; callers are told, or try the next run |
+| ADMITTED, SENT | the run closes                                | (none)   | nothing; callers are told                    |
 | ACCEPTED       | the run closes                                | ACCEPTED | nothing; its outcome is a failure            |
 | any            | admit, same update id                         | the same | nothing: the callers share the outcome       |
 
@@ -48,7 +48,7 @@ from perdure.core.errors import (
 from perdure.core.execution import Touch
 from perdure.features.workflow import notes
 from perdure.features.workflow.registry import applies, applies_note, numbered
-from perdure.features.workflow.run.interaction import CLOSED
+from perdure.features.workflow.run.interaction import CLOSED, CLOSING
 from perdure.features.workflow.state import Status, Update, UpdateCallback, WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.speculative import schedule_speculative_task
@@ -86,7 +86,7 @@ def admit(step: WorkflowStep, request: Request) -> PendingUpdate | None:
     if state.task.attempt >= step.limits.workflow_task_failing_attempt:
         raise workflow_not_ready("Unable to perform workflow execution update due to Workflow Task in failed state.")
     if state.close_attempted and step.task.is_started:
-        raise busy_workflow("workflow operation can not be applied because workflow is closing")
+        raise busy_workflow(CLOSING)
     pending = step.volatile.updates.get(update_id)
     if pending is not None or is_known(state, update_id):
         attach_callbacks(step, request, pending)
