@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.command.v1 import Command, RecordMarkerCommandAttributes, ScheduleActivityTaskCommandAttributes
-from temporalio.api.common.v1 import ActivityType, WorkflowExecution
+from temporalio.api.common.v1 import ActivityType, WorkerVersionCapabilities, WorkerVersionStamp, WorkflowExecution
 from temporalio.api.enums.v1 import CommandType, TimeoutType
 from temporalio.api.workflowservice.v1 import (
     RespondActivityTaskCompletedRequest,
@@ -16,7 +16,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.core.errors import ApiError, Code
-from tests.support.task_calls import prioritize
+from tests.support.task_calls import poll, prioritize
 from tests.support.update_calls import accept, complete, event_types, idle, next_task, reject, respond, update
 from tests.support.virtual_server import QUEUE, WORKFLOW_ID, VirtualServer, on_virtual_server
 
@@ -181,6 +181,35 @@ def test_a_failure_is_written() -> None:
         assert task.messages
         await complete(server, task, messages=[reject(task.messages[0])])
         await call
+
+    on_virtual_server(test)
+
+
+@pytest.mark.parametrize(("end", "shown"), [("complete", "told"), ("fail", "told"), ("time out", ""), ("signal", "")])
+def test_its_started_event_shows_the_version_that_the_answer_tells(end: str, shown: str) -> None:
+    """Nothing of the version that the poll told: neither to the worker, nor in history when there was no answer."""
+
+    async def test(server: VirtualServer) -> None:
+        await idle(server)
+        call = update(server, "u")
+        task = await poll(server, worker_version_capabilities=WorkerVersionCapabilities(build_id="polled"))
+        started = task.history.events[-1].workflow_task_started_event_attributes
+        assert (started.identity, started.HasField("worker_version")) == ("worker", False)
+        stamp = WorkerVersionStamp(build_id="told")
+        if end == "complete":
+            await complete(server, task, accept(task.messages[0]), respond(task.messages[0]), worker_version_stamp=stamp)
+        elif end == "fail":
+            failed = RespondWorkflowTaskFailedRequest(namespace="default", task_token=task.task_token, identity="worker")
+            failed.worker_version.CopyFrom(stamp)  # pyright: ignore[reportDeprecated]
+            await server.call("RespondWorkflowTaskFailed", failed)
+        elif end == "time out":
+            await server.pass_time(10.1)
+        else:
+            await signal(server)
+        written = (await server.history())[5].workflow_task_started_event_attributes
+        assert (written.identity, written.worker_version.build_id) == ("worker" if shown else "", shown)
+        assert written.HasField("worker_version") == bool(shown)
+        call.cancel()
 
     on_virtual_server(test)
 

@@ -48,7 +48,7 @@ from perdure.features.workflow.task.metrics import FAILED, count_failure
 from perdure.features.workflow.task.problems import handle_problem
 from perdure.features.workflow.task.queries import carried
 from perdure.features.workflow.task.taking_back import take_back
-from perdure.features.workflow.task.worker_versions import stamp_of
+from perdure.features.workflow.task.worker_versions import answering_stamp, stamp_of
 from perdure.features.workflow.tokens import TaskToken, decode_token, encode_token, run_key
 from perdure.features.workflow.update.messages import outgoing
 from perdure.matching.backlog import WORKFLOW_QUEUE
@@ -214,7 +214,10 @@ class TaskRpc:
                 # The worker's answer will not get smaller by trying again.
                 terminate(step, "GrpcMessageTooLarge", SERVER_IDENTITY)
                 return
-            fail_task(step, request.cause, failure, request.identity, binary_checksum=request.binary_checksum)
+            fail_task(
+                step, request.cause, failure, request.identity, worker_version=answering_stamp(request),
+                binary_checksum=request.binary_checksum,
+            )  # fmt: skip
             handle_problem(step)
             schedule_task(step)
 

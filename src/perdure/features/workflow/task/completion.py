@@ -31,7 +31,7 @@ from perdure.features.workflow.task.problems import handle_problem
 from perdure.features.workflow.task.queries import answer_queries
 from perdure.features.workflow.task.speculative import can_be_discarded, schedule_speculative_task
 from perdure.features.workflow.task.timeouts import time_out
-from perdure.features.workflow.task.worker_versions import inline_stamp
+from perdure.features.workflow.task.worker_versions import answering_stamp
 from perdure.features.workflow.update.lifecycle import fail_sent
 from perdure.features.workflow.update.messages import outgoing, take_rest
 
@@ -134,7 +134,8 @@ def _end_heartbeat(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequ
 
 
 def _record_completed(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest) -> int:
-    write_task_events(step, request.identity)
+    if not step.task.is_written:
+        write_task_events(step, request.identity, answering_stamp(request))
     task = step.task
     options = request.deployment_options
     is_versioned = options.worker_versioning_mode == WorkerVersioningMode.WORKER_VERSIONING_MODE_VERSIONED
@@ -173,7 +174,7 @@ def _schedule_next(step: WorkflowStep, completion: Completion, original_schedule
         else:
             schedule_task(step)
     if request.return_new_workflow_task and step.task.is_scheduled:
-        start_task(step, request.identity, INLINE_REQUEST_ID, inline_stamp(request))
+        start_task(step, request.identity, INLINE_REQUEST_ID, answering_stamp(request))
         completion.started_next = True
         completion.outgoing = outgoing(step, include_sent=not request.force_create_new_workflow_task)
 

@@ -225,10 +225,10 @@ def _transient_started(state: WorkflowState, note: notes.TransientTaskStarted, t
 
 
 # -- ending --------------------------------------------------------------------------------------------------
-def write_task_events(step: WorkflowStep, identity: str = "") -> None:
+def write_task_events(step: WorkflowStep, identity: str = "", worker_version: WorkerVersionStamp | None = None) -> None:
     """Write the events that a transient or speculative task has had so far, because what follows refers to them.
 
-    identity: of the worker, as the started event shows it ("": not known to whoever writes it).
+    identity, worker_version: of the worker, as the started event shows them ("", None: not known to whoever writes it).
     """
     task = step.task
     if task.is_written:
@@ -243,6 +243,9 @@ def write_task_events(step: WorkflowStep, identity: str = "") -> None:
         return
     attributes = started.workflow_task_started_event_attributes
     attributes.identity = identity
+    attributes.ClearField("worker_version")
+    if worker_version is not None:
+        attributes.worker_version.CopyFrom(worker_version)
     attributes.scheduled_event_id = step.state.task.scheduled_event_id
     step.event(attributes, at=task.started_at)
 
@@ -250,8 +253,9 @@ def write_task_events(step: WorkflowStep, identity: str = "") -> None:
 def task_events(state: WorkflowState, task: WorkflowTask) -> tuple[HistoryEvent, HistoryEvent]:
     """The scheduled and started events that a transient or speculative task would have.
 
-    Workers are shown them behind the written history.
+    Workers are shown them behind the written history. Of the worker's version they show only what decides which worker gets the task.
     """
+    version = task.worker_version if task.worker_version is not None and task.worker_version.use_versioning else None
     scheduled = HistoryEvent(
         event_id=task.scheduled_event_id, event_time=to_timestamp(task.scheduled_at),
         event_type=EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
@@ -263,7 +267,7 @@ def task_events(state: WorkflowState, task: WorkflowTask) -> tuple[HistoryEvent,
         workflow_task_started_event_attributes=WorkflowTaskStartedEventAttributes(
             scheduled_event_id=task.scheduled_event_id, identity=task.identity, request_id=task.request_id,
             history_size_bytes=task.history_size_bytes, suggest_continue_as_new=bool(task.suggest_reasons),
-            suggest_continue_as_new_reasons=task.suggest_reasons, worker_version=task.worker_version),  # pyright: ignore
+            suggest_continue_as_new_reasons=task.suggest_reasons, worker_version=version),  # pyright: ignore
     )  # fmt: skip
     return scheduled, started
 
@@ -280,11 +284,11 @@ def unwritten_events(state: WorkflowState, volatile: WorkflowVolatile) -> list[H
 
 def fail_task(
     step: WorkflowStep, cause: WorkflowTaskFailedCause.ValueType, failure: Failure | None, identity: str, *,
-    binary_checksum: str = "", base_run_id: str = "", new_run_id: str = "",
+    worker_version: WorkerVersionStamp | None = None, binary_checksum: str = "", base_run_id: str = "", new_run_id: str = "",
 ) -> None:  # fmt: skip
-    """End the started task as failed. What follows (a retry, a close) is the caller's."""
+    """End the started task as failed. What follows (a retry, a close) is the caller's. worker_version: of the worker that says so."""
     if step.task.status == TaskStatus.SPECULATIVE_STARTED:
-        write_task_events(step, identity)
+        write_task_events(step, identity, worker_version)
     task = step.state.task
     if task.status == TaskStatus.TRANSIENT_STARTED:
         step.note(notes.TransientTaskFailed(int(cause), failure))

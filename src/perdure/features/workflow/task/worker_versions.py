@@ -7,7 +7,7 @@ from typing import Protocol
 from temporalio.api.common.v1 import WorkerVersionCapabilities, WorkerVersionStamp
 from temporalio.api.deployment.v1 import WorkerDeploymentOptions
 from temporalio.api.enums.v1 import WorkerVersioningMode
-from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest
+from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskFailedRequest
 
 
 class Poll(Protocol):
@@ -29,8 +29,11 @@ def stamp_of(poll: Poll) -> WorkerVersionStamp | None:
     return WorkerVersionStamp(build_id=capabilities.build_id, use_versioning=capabilities.use_versioning)
 
 
-def inline_stamp(completion: RespondWorkflowTaskCompletedRequest) -> WorkerVersionStamp | None:
-    """The stamp for a task that a worker gets with the answer to the one before. Build-id sets keep their own books."""
-    if not completion.HasField("worker_version_stamp") or completion.worker_version_stamp.use_versioning:
-        return None
-    return completion.worker_version_stamp
+def answering_stamp(answer: RespondWorkflowTaskCompletedRequest | RespondWorkflowTaskFailedRequest) -> WorkerVersionStamp | None:
+    """The stamp for a started event that comes with the answer to a task: its own, written only then, or that of the task that the worker
+    gets in return. Build-id sets keep their own books."""
+    if isinstance(answer, RespondWorkflowTaskCompletedRequest):
+        stamp = answer.worker_version_stamp if answer.HasField("worker_version_stamp") else None
+    else:
+        stamp = answer.worker_version if answer.HasField("worker_version") else None  # pyright: ignore[reportDeprecated]
+    return None if stamp is None or stamp.use_versioning else stamp
