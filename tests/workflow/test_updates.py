@@ -351,6 +351,7 @@ def test_updates_in_flight_are_limited() -> None:
 def test_updates_of_a_run_are_limited_and_it_is_told_in_time() -> None:
     async def test(server: VirtualServer) -> None:
         await idle(server)
+        taken = Message()
         for n in range(4):
             call = update(server, f"u{n}")
             task = await next_task(server)
@@ -359,10 +360,18 @@ def test_updates_of_a_run_are_limited_and_it_is_told_in_time() -> None:
             assert (too_many in started.suggest_continue_as_new_reasons) == (n >= 2)
             await complete(server, task, accept(task.messages[0]), respond(task.messages[0]))
             await call
+            taken = task.messages[0]
         error = await refusal(update(server, "one more"))
         assert error.code == Code.FAILED_PRECONDITION
-        assert error.message.startswith("The limit on the total number of distinct updates in this workflow has been reached (4).")
+        assert error.message.startswith("The limit on the total number of distinct updates in this workflow has been reached (4). Make")
         assert (await update(server, "u0")).stage == COMPLETED
+        # Nor does a worker bring in one more by accepting what nobody has asked for.
+        taken.protocol_instance_id = "one more"
+        await signal(server)
+        task = await next_task(server)
+        again = await refusal(asyncio.create_task(complete(server, task, accept(taken))))
+        assert (again.code, again.message) == (error.code, error.message)
+        await complete(server, task)
 
     config = {"history.maxTotalUpdates": 4, "history.maxTotalUpdates.suggestContinueAsNewThreshold": 0.75}
     on_virtual_server(test, dynamic_config=config)

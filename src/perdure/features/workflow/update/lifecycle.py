@@ -111,24 +111,30 @@ def is_known(state: WorkflowState, update_id: str) -> bool:
 
 
 def _check_limits(step: WorkflowStep, request: Request) -> None:
-    state, pending, limits = step.state, step.volatile.updates, step.limits
+    pending, limits = step.volatile.updates, step.limits
     exhausted = ResourceExhaustedCause.RESOURCE_EXHAUSTED_CAUSE_CONCURRENT_LIMIT
     scope = ResourceExhaustedScope.RESOURCE_EXHAUSTED_SCOPE_NAMESPACE
     if in_flight(step) >= limits.updates_in_flight > 0:
         raise resource_exhausted(
             f"limit on number of concurrent in-flight updates has been reached ({limits.updates_in_flight})", exhausted, scope
         )
-    if in_flight(step) + len(state.completed_updates) >= limits.updates_total > 0:
-        raise failed_precondition(
-            f"The limit on the total number of distinct updates in this workflow has been reached ({limits.updates_total}). "
-            "Make sure any duplicate updates share an Update ID so the server can deduplicate them, and consider rejecting updates "
-            "that you aren't going to process. "
-            "You can also Continue-as-New to avoid this; we recommend you check Continue-as-New Suggested in your Workflow."
-        )
+    check_total(step)
     size = request.ByteSize() + sum(update.size for update in pending.values())
     if size >= limits.updates_in_flight_payload_bytes > 0:
         most = limits.updates_in_flight_payload_bytes
         raise resource_exhausted(f"limit on total payload size of in-flight updates has been reached ({most} bytes)", exhausted, scope)
+
+
+def check_total(step: WorkflowStep) -> None:
+    """Raises ApiError when the run has had as many updates as it can have."""
+    limit = step.limits.updates_total
+    if in_flight(step) + len(step.state.completed_updates) >= limit > 0:
+        raise failed_precondition(
+            f"The limit on the total number of distinct updates in this workflow has been reached ({limit}). "
+            "Make sure any duplicate updates share an Update ID so the server can deduplicate them, and consider rejecting updates "
+            "that you aren't going to process. "
+            "You can also Continue-as-New to avoid this; we recommend you check Continue-as-New Suggested in your Workflow."
+        )
 
 
 # -- callbacks -------------------------------------------------------------------------------------------------
@@ -200,12 +206,7 @@ def take_readmitted(step: WorkflowStep) -> None:
 
 
 def resurrect(step: WorkflowStep, request: Request, update_id: str) -> PendingUpdate:
-    """A worker answers an update that memory has lost, and says what it was: it counts. Raises ApiError when the run has had too many."""
-    limits = step.limits
-    if in_flight(step) + len(step.state.completed_updates) >= limits.updates_total > 0:
-        raise failed_precondition(
-            f"The limit on the total number of distinct updates in this workflow has been reached ({limits.updates_total})."
-        )
+    """A worker answers an update that memory has lost, and says what it was: it counts."""
     pending = PendingUpdate(update_id, request)
     _add(step, pending)
     return pending

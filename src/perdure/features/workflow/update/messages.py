@@ -132,7 +132,11 @@ def _body(message: Message, type_name: str) -> ProtoMessage:
 
 
 def _resurrect(step: WorkflowStep, update_id: str, body: ProtoMessage) -> PendingUpdate:
-    """A worker may answer an update that this memory does not know, if it says what it was."""
+    """A worker may answer an update that this memory does not know, if it says what it was.
+
+    Raises CommandRefused; ApiError when the run has had too many updates (the task stays with the worker).
+    """
+    updates.check_total(step)
     request: Request | None = None
     if isinstance(body, Acceptance) and body.HasField("accepted_request"):
         request = body.accepted_request
