@@ -74,6 +74,14 @@ async def signal(server: VirtualServer) -> None:
     await server.call("SignalWorkflowExecution", request)
 
 
+def refuse(message: Message) -> Outgoing:
+    """A rejection with a place among the commands."""
+    rejection = reject(message)
+    command = accept(message)[1]
+    command.protocol_message_command_attributes.message_id = rejection.id
+    return rejection, command
+
+
 # -- the table ------------------------------------------------------------------------------------------------
 def test_accepted_and_completed_in_one_task() -> None:
     async def test(server: VirtualServer) -> None:
@@ -163,6 +171,8 @@ def test_an_update_whose_answer_is_refused_is_not_tried_again() -> None:
         ((accept, accept), "Acceptance message while in state ProvisionallyAccepted"),
         ((accept, respond, respond), "Response message while in state ProvisionallyCompleted"),
         ((accept, respond, accept), "Acceptance message while in state ProvisionallyCompleted"),
+        ((refuse, accept), "Acceptance message while in state ProvisionallyCompleted"),
+        ((refuse, refuse), "Rejection message while in state ProvisionallyCompleted"),
     ],
 )
 def test_impossible_answers(answers: tuple[Callable[[Message], Outgoing], ...], state: str) -> None:

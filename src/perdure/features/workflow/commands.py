@@ -69,9 +69,9 @@ class Completion:
 
     transaction: for commands that begin another run. completed_event_id: of the workflow task that the commands belong to.
     eager_activities: scheduled event ids of activities that the worker wants to run itself at once. started_children: workflow ids
-    of the children that these commands start. messages: of the completion, not handled yet. discarded: the task was in memory only and
-    has left no trace; then completed_event_id is 0. started_next: the worker gets the next task with the answer; outgoing: the messages
-    for it.
+    of the children that these commands start. messages: of the completion, not handled yet; rejected: ids of the updates that those
+    handled have rejected. discarded: the task was in memory only and has left no trace; then completed_event_id is 0. started_next: the
+    worker gets the next task with the answer; outgoing: the messages for it.
     """
 
     transaction: Transaction
@@ -83,6 +83,7 @@ class Completion:
     started_children: set[str] = field(default_factory=set[str])
     outgoing: list[Message] = field(default_factory=list[Message])
     started_next: bool = False
+    rejected: set[str] = field(default_factory=set[str])
 
     @property
     def run(self) -> RunKey:

@@ -23,6 +23,7 @@ from perdure.features.workflow.update import lifecycle as updates
 from perdure.features.workflow.update.pending import PendingStatus, PendingUpdate
 
 PROTOCOL = "temporal.api.update.v1"
+PROVISIONALLY_COMPLETED = "ProvisionallyCompleted"
 CAUSE = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_BAD_UPDATE_WORKFLOW_EXECUTION_MESSAGE
 _BODIES: dict[str, type[ProtoMessage]] = {t.DESCRIPTOR.full_name: t for t in (Acceptance, Rejection, Response, Request)}
 
@@ -63,19 +64,19 @@ def take_message(step: WorkflowStep, command: Command, completion: Completion) -
     if message is None:
         raise CommandRefused(CAUSE, f"ProtocolMessageCommand referenced absent message ID {message_id}")
     completion.messages.remove(message)
-    _handle(step, message)
+    _handle(step, message, completion)
 
 
 def take_rest(step: WorkflowStep, completion: Completion) -> None:
     """Handle the messages that no command gave a place, and reject the updates that the worker did not mention."""
     for message in completion.messages:
-        _handle(step, message)
+        _handle(step, message, completion)
     completion.messages.clear()
     if step.state.is_open and not completion.request.force_create_new_workflow_task:
         updates.reject_unprocessed(step)
 
 
-def _handle(step: WorkflowStep, message: Message) -> None:
+def _handle(step: WorkflowStep, message: Message, completion: Completion) -> None:
     """Raises CommandRefused for what the worker got wrong; ApiError for what is no message at all (the task stays with the worker)."""
     type_name = _type_name(message)
     if message.body.ByteSize() > step.limits.blob_size_error_bytes:
@@ -85,6 +86,8 @@ def _handle(step: WorkflowStep, message: Message) -> None:
         raise CommandRefused(CAUSE, f"unsupported protocol type {protocol}")
     update_id = message.protocol_instance_id
     body = _body(message, type_name)
+    if update_id in completion.rejected:
+        raise _wrong_transition(update_id, body, PROVISIONALLY_COMPLETED)
     pending = updates.find(step, update_id)
     if pending is None and not updates.is_known(step.state, update_id):
         pending = _resurrect(step, update_id, body)
@@ -97,6 +100,7 @@ def _handle(step: WorkflowStep, message: Message) -> None:
         updates.accept(step, pending, body)
     elif isinstance(body, Rejection):
         updates.reject(step, _waiting(step, update_id, pending, body), body.failure)
+        completion.rejected.add(update_id)
     elif isinstance(body, Response):
         update = step.state.updates.get(update_id)
         if update is None or not update.accepted_event_id:
@@ -162,6 +166,10 @@ def _invalid_transition(step: WorkflowStep, update_id: str, pending: PendingUpda
     state = "Sent" if pending is not None and pending.status == PendingStatus.SENT else "Admitted"
     if pending is None:
         state = _recorded_state(step.state, update_id, step.first_event_id)
+    return _wrong_transition(update_id, body, state)
+
+
+def _wrong_transition(update_id: str, body: ProtoMessage, state: str) -> CommandRefused:
     return CommandRefused(
         CAUSE, f"invalid state transition attempted for Update {update_id}: received {_go_name(body)} message while in state {state}"
     )
@@ -171,7 +179,7 @@ def _recorded_state(state: WorkflowState, update_id: str, first_event_id: int) -
     """The official server's name of a state that is in history, or will be once this step is (from its first event id on)."""
     completed = state.completed_updates.get(update_id)
     if completed is not None:
-        return "ProvisionallyCompleted" if completed >= first_event_id else "Completed"
+        return PROVISIONALLY_COMPLETED if completed >= first_event_id else "Completed"
     return "ProvisionallyAccepted" if state.updates[update_id].accepted_event_id >= first_event_id else "Accepted"
 
 
