@@ -12,7 +12,7 @@ import pytest
 from temporalio import activity, workflow
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import PollWorkflowTaskQueueRequest
-from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError, WorkflowUpdateStage
 from temporalio.common import RetryPolicy, WorkflowIDConflictPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.service import RPCError
@@ -76,6 +76,16 @@ class Measured:
         canceled.cancel()
         await asyncio.wait([canceled])
 
+    @workflow.update
+    async def change(self, kind: str) -> None:
+        """Does nothing, or never comes to an end."""
+        await workflow.wait_condition(lambda: kind == "completes")
+
+    @change.validator
+    def check(self, kind: str) -> None:
+        if kind == "is refused":
+            raise ApplicationError("no")
+
 
 @pytest.fixture
 async def measured_server() -> AsyncIterator[Server]:
@@ -118,6 +128,21 @@ async def end(client: Client, kind: str) -> None:
         assert kind != "completes"
 
 
+async def update(client: Client) -> None:
+    """Update a run in every way, and leave it to end with an update that it has accepted."""
+    handle = await client.start_workflow(Measured.run, "waits", id="is updated", task_queue=QUEUE)
+    await until(lambda: completed_task(handle))
+    await handle.execute_update(Measured.change, "completes")
+    with pytest.raises(WorkflowUpdateFailedError):
+        await handle.execute_update(Measured.change, "is refused")
+    await handle.start_update(Measured.change, "never", wait_for_stage=WorkflowUpdateStage.ACCEPTED)
+    await handle.terminate()
+
+
+async def completed_task(handle: WorkflowHandle[Measured, None]) -> bool:
+    return any(event.HasField("workflow_task_completed_event_attributes") for event in (await handle.fetch_history()).events)
+
+
 async def failed_task(handle: WorkflowHandle[Measured, None]) -> bool:
     return any(event.HasField("workflow_task_failed_event_attributes") for event in (await handle.fetch_history()).events)
 
@@ -130,7 +155,7 @@ async def test_every_metric_is_fed(measured_server: Server) -> None:
     kinds = ["completes", "fails", "continues", "breaks", "waits too long", "waits,canceled", "waits,terminated"]
     await client.start_workflow(Measured.run, "completes", id="nobody polls yet", task_queue=QUEUE)
     async with Worker(client, task_queue=QUEUE, workflows=[Measured], activities=[act], workflow_runner=UnsandboxedWorkflowRunner()):
-        await asyncio.gather(*(end(client, kind.replace(",", ", ")) for kind in kinds))
+        await asyncio.gather(update(client), *(end(client, kind.replace(",", ", ")) for kind in kinds))
         await client.get_workflow_handle("nobody polls yet").result()
         with pytest.raises(RPCError):
             await client.get_workflow_handle("unknown").describe()
@@ -140,12 +165,19 @@ async def test_every_metric_is_fed(measured_server: Server) -> None:
         of_type = {"operation": "CompletionStats", "namespace": "default", "taskqueue": QUEUE, "workflowType": "Measured"}
         outcomes = ("success", "failed", "timeout", "cancel", "terminate", "continued_as_new")
         assert {name: value(text, f"workflow_{name}", **of_type) for name in outcomes} == {
-            "success": 3, "failed": 1, "timeout": 1, "cancel": 1, "terminate": 2, "continued_as_new": 1,
+            "success": 3, "failed": 1, "timeout": 1, "cancel": 1, "terminate": 3, "continued_as_new": 1,
         }  # fmt: skip
-        assert value(text, "workflow_schedule_to_close_latency_count", **of_type) == 9
+        assert value(text, "workflow_schedule_to_close_latency_count", **of_type) == 10
         assert value(text, "workflow_schedule_to_close_latency_sum", **of_type) >= 1.0  # one of them ran out of time
         failed_tasks = {"operation": "RespondWorkflowTaskFailed", "namespace": "default", "failure": "WorkflowWorkerUnhandledFailure"}
         assert value(text, "failed_workflow_tasks", **failed_tasks) >= 1
+        asked = {"operation": "UpdateWorkflowExecution", "namespace": "default", "service_name": "frontend"}
+        assert value(text, "workflow_update_wait_stage_completed", **asked) == 2
+        assert value(text, "workflow_update_wait_stage_accepted", **asked) == 1
+        assert value(text, "workflow_update_sent_to_worker", namespace="default") == 3
+        assert value(text, "workflow_update_aborted", namespace="default", reason="WorkflowCompleted") == 1
+        assert value(text, "speculative_workflow_task_commits", namespace="default", reason="worker_returned_commands") == 2
+        assert value(text, "speculative_workflow_task_rollbacks", namespace="default") == 1
         commits = value(text, "perdure_commit_rows_count")
         assert value(text, "state_transition_count_count", namespace="default") >= commits > 10
         assert value(text, "cache_requests", cache_type="mutablestate") > value(text, "cache_miss", cache_type="mutablestate") >= len(kinds)

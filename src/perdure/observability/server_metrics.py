@@ -10,6 +10,7 @@ from typing import Protocol
 
 from perdure.core.execution import RunKey
 from perdure.observability.metrics import COUNT_BUCKETS, Counter, Family, Gauge, Histogram, Registry
+from perdure.observability.rpc_metrics import FRONTEND
 
 HISTORY = "history"
 MATCHING = "matching"
@@ -89,6 +90,26 @@ class ServerMetrics:
             bounds=COUNT_BUCKETS,
         )
         self._transitions: dict[str, Histogram] = {}
+        self._updates(registry)
+
+    def _updates(self, registry: Registry) -> None:
+        def asked(stage: str) -> Family[Counter]:
+            name, help_text = f"workflow_update_wait_stage_{stage}", f"Calls that wait until an update is {stage}."
+            return registry.counter(name, help_text, "operation", "namespace", service_name=FRONTEND)
+
+        def counted(name: str, help_text: str, *more: str) -> Family[Counter]:
+            return registry.counter(name, help_text, "operation", "namespace", *more, service_name=HISTORY)
+
+        self.workflow_update_wait_stage_accepted = asked("accepted")
+        self.workflow_update_wait_stage_completed = asked("completed")
+        self.workflow_update_sent_to_worker = counted("workflow_update_sent_to_worker", "Updates that went with a workflow task.")
+        self.workflow_update_aborted = counted("workflow_update_aborted", "Updates that came to nothing.", "reason")
+        self.speculative_workflow_task_commits = counted(
+            "speculative_workflow_task_commits", "Speculative workflow tasks that were written after all.", "reason"
+        )
+        self.speculative_workflow_task_rollbacks = counted(
+            "speculative_workflow_task_rollbacks", "Speculative workflow tasks that left no trace."
+        )
 
     def _activities(self, registry: Registry) -> None:
         def ended(name: str, help_text: str, *more: str) -> Family[Counter]:

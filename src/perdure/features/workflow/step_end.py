@@ -9,6 +9,7 @@ from perdure.features.workflow.run.closing import SERVER_IDENTITY, terminate
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.lifecycle import fail_task, schedule_task, write_task_events
+from perdure.features.workflow.update.metrics import count_speculative
 
 PART_BYTES = 250
 ID_BYTES = 40
@@ -28,6 +29,7 @@ class EndingStep(WorkflowStep):
         """
         state, waiting = self.state, self._waiting
         if waiting and self.volatile.speculative is not None:
+            count_speculative(self, "close_transaction")
             write_task_events(self)
         if waiting or state.buffer:
             if self.task.is_started or not state.is_open:

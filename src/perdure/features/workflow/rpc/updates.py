@@ -23,6 +23,7 @@ from perdure.features.workflow.run.links import check_links, without_callback_li
 from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.update.lifecycle import admit, is_known
+from perdure.features.workflow.update.metrics import count_asked
 from perdure.features.workflow.update.pending import PendingUpdate
 from perdure.features.workflow.validation import check_execution
 
@@ -58,6 +59,7 @@ class UpdateRpc:
                 raise not_found("workflow execution not found")
             assert transaction.run is not None
             patience.hold(transaction.run)
+            count_asked(step, request.wait_policy.lifecycle_stage)
             return step.key, admit(step, request.request)
 
         execution = request.workflow_execution

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from temporalio.api.enums.v1 import EventType
 
 from perdure.core.clock import SECOND
+from perdure.features.workflow.update.counts import in_flight
+from perdure.features.workflow.update.metrics import WORKFLOW_COMPLETED, WORKFLOW_CONTINUING, count_aborted
 from perdure.observability.metrics import Counter, Family
 from perdure.observability.server_metrics import COMPLETION, ServerMetrics
 
@@ -27,6 +29,7 @@ def count_close(step: WorkflowStep, event_type: int) -> None:
         family.labels(*labels).inc()
         if nanoseconds > 0:
             metrics.workflow_schedule_to_close_latency.labels(*labels).observe(nanoseconds / SECOND)
+        count_aborted(step, WORKFLOW_CONTINUING if state.new_run_id else WORKFLOW_COMPLETED, in_flight(step))
 
     step.after_commit(count)
 

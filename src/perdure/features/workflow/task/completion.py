@@ -69,7 +69,7 @@ def complete_task(step: WorkflowStep, transaction: Transaction, request: Respond
         return _end_heartbeat(step, request)
     had_buffered = bool(step.state.buffer)
     answered = task_id(step.task)
-    completion = Completion(transaction, request, 0, list(request.messages), not commands and can_be_discarded(step, request))
+    completion = Completion(transaction, request, 0, list(request.messages), can_be_discarded(step, request, commanded=bool(commands)))
     if completion.discarded:
         step.set_speculative(None)
     else:

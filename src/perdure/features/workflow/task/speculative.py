@@ -19,6 +19,7 @@ from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedReques
 from perdure.core.clock import duration_ns
 from perdure.features.workflow.state import SpeculativeTask, TaskStatus
 from perdure.features.workflow.step import WorkflowStep
+from perdure.features.workflow.update.metrics import count_speculative
 
 
 def schedule_speculative_task(step: WorkflowStep) -> None:
@@ -43,11 +44,24 @@ def schedule_speculative_task(step: WorkflowStep) -> None:
     step.set_speculative(task)
 
 
-def can_be_discarded(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest) -> bool:
-    """Whether the started task can vanish: it changed nothing, and the worker can forget what it was shown."""
-    if step.volatile.speculative is None or request.commands or request.force_create_new_workflow_task:
+def can_be_discarded(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest, *, commanded: bool) -> bool:
+    """Whether the started task can vanish: it changed nothing, and the worker can forget what it was shown. commanded: it has commands."""
+    if step.volatile.speculative is None:
         return False
+    reason = _why_written(step, request, commanded=commanded)
+    count_speculative(step, reason)
+    return not reason
+
+
+def _why_written(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest, *, commanded: bool) -> str:
+    """The official name of the reason for which the task has to stay; "" for none."""
+    if commanded:
+        return "worker_returned_commands"
+    if request.force_create_new_workflow_task:
+        return "force_create_task"
     # The last completed task's started and completed events are no news to the worker; what follows them is.
     shown = step.state.next_event_id - (step.state.task.last_started_event_id + 2)
-    most = step.limits.discarded_task_events if request.capabilities.discard_speculative_workflow_task_with_events else 0
-    return shown <= most and all(message.body.Is(Rejection.DESCRIPTOR) for message in request.messages)
+    can_forget = request.capabilities.discard_speculative_workflow_task_with_events
+    if shown > (step.limits.discarded_task_events if can_forget else 0):
+        return "too_many_interleaved_events" if can_forget else "interleaved_events"
+    return "" if all(message.body.Is(Rejection.DESCRIPTOR) for message in request.messages) else "update_accepted"

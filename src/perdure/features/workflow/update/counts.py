@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from perdure.features.workflow.step import WorkflowStep
+if TYPE_CHECKING:
+    from perdure.features.workflow.step import WorkflowStep
 
 
 def in_flight(step: WorkflowStep) -> int:

@@ -53,6 +53,7 @@ from perdure.features.workflow.state import Status, Update, UpdateCallback, Work
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.speculative import schedule_speculative_task
 from perdure.features.workflow.update.counts import in_flight
+from perdure.features.workflow.update.metrics import WORKFLOW_TASK_FAILED, count_aborted
 from perdure.features.workflow.update.pending import PendingStatus, PendingUpdate
 
 E = EventType
@@ -250,9 +251,10 @@ def reject_unprocessed(step: WorkflowStep) -> None:
 def fail_sent(step: WorkflowStep) -> None:
     """The server fails the task that carried these updates: they are not tried again."""
     error = workflow_not_ready("Unable to perform workflow execution update due to unexpected workflow task failure.")
-    for pending in list(step.volatile.updates.values()):
-        if pending.status == PendingStatus.SENT:
-            _leave(step, pending, PendingStatus.FAILED, error=error)
+    sent = [pending for pending in step.volatile.updates.values() if pending.status == PendingStatus.SENT]
+    for pending in sent:
+        _leave(step, pending, PendingStatus.FAILED, error=error)
+    count_aborted(step, WORKFLOW_TASK_FAILED, len(sent))
 
 
 def respond(step: WorkflowStep, update_id: str, message: Response) -> None:

@@ -20,6 +20,7 @@ from perdure.features.workflow.registry import command
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.update import lifecycle as updates
+from perdure.features.workflow.update.metrics import count_sent
 from perdure.features.workflow.update.pending import PendingStatus, PendingUpdate
 
 PROTOCOL = "temporal.api.update.v1"
@@ -42,6 +43,7 @@ def outgoing(step: WorkflowStep, *, include_sent: bool) -> list[Message]:
         if pending.status == PendingStatus.SENT and not include_sent:
             continue
         updates.mark_sent(step, pending)
+        count_sent(step)
         if pending.request is not None:
             body = Any()
             body.Pack(pending.request)
