@@ -1,5 +1,8 @@
 """What the metrics endpoint shows of a server that has worked: every metric there is has somebody who feeds it."""
 
+# pyright: reportUnknownMemberType=false
+# The SDK leaves the type of some arguments of its update methods open.
+
 from __future__ import annotations
 
 import asyncio
