@@ -215,6 +215,31 @@ def test_retries_go_on_for_as_long_as_the_changed_timeout_says(limit: int, attem
     on_virtual_server(test)
 
 
+@pytest.mark.parametrize("method", ["UnpauseActivity", "ResetActivity"])
+def test_an_operator_lets_one_activity_of_a_run_on_hold_go_on(method: str) -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await server.decide(schedule("a", retry_policy=QUICK), schedule("b"))
+        hold = service.PauseWorkflowExecutionRequest(namespace="default", workflow_id=WORKFLOW_ID)
+        for activity_id in ("a", "b"):
+            await control(server, "PauseActivity", activity_id)
+        await server.call("PauseWorkflowExecution", hold)
+        await control(server, method)
+        task = await server.activity_task(2)
+        assert task.activity_id == "a"
+        await fail(server, task)
+        await server.restart()
+        task = await server.activity_task()
+        assert (task.activity_id, task.attempt) == ("a", 2), "its retries go on, too"
+        assert not (await server.activity_task(20)).task_token, "nobody lets the other one go on"
+        await server.call("UnpauseWorkflowExecution", service.UnpauseWorkflowExecutionRequest(namespace="default", workflow_id=WORKFLOW_ID))
+        await server.call("PauseWorkflowExecution", hold)
+        await fail(server, task)
+        assert not (await server.activity_task(20)).task_token, "who puts the run on hold again means all of them"
+
+    on_virtual_server(test)
+
+
 @pytest.mark.parametrize("ends", ["activity", "run"])
 def test_a_run_is_found_by_a_paused_activity_only_while_that_waits(ends: str) -> None:
     async def test(server: VirtualServer) -> None:

@@ -13,7 +13,8 @@
 | SCHEDULED, PAUSED    | change options      | scheduled anew by the new options   | notes                                            |
 | STARTED              | change options      | STARTED, timeouts by the new ones   | note                                             |
 
-While the pause lasts no timeout strikes, not even those of a running attempt.
+While the pause lasts no timeout strikes, not even those of a running attempt. An operator who unpauses or resets an activity of a run that
+is on hold means just this one: its attempts are handed out, whatever becomes of the run.
 """
 
 from __future__ import annotations
@@ -118,6 +119,7 @@ def _paused(state: WorkflowState, note: notes.ActivityPaused, touch: Touch) -> N
 def _unpaused(state: WorkflowState, note: notes.ActivityUnpaused, touch: Touch) -> None:
     activity = state.activities[note.scheduled_event_id]
     pause_or_free(state, activity, None)
+    activity.exempt = state.is_paused
     if note.reset_attempts:
         activity.attempt = 1
     touch(activity)
@@ -133,6 +135,7 @@ def _reset(state: WorkflowState, note: notes.ActivityReset, touch: Touch) -> Non
         activity.options = None
     if not note.keep_paused:
         pause_or_free(state, activity, None)
+    activity.exempt = state.is_paused and activity.pause is None
     touch(activity)
 
 

@@ -39,7 +39,7 @@ class Activity(msgspec.Struct):
     stamp: grows with everything that makes an earlier dispatch stale. started_stamp: the stamp under which the present attempt was handed
     out; a worker's token carries it. scheduled_at: when the present attempt may start. first_scheduled_at: when the activity was scheduled.
     identity: of the worker that took the latest attempt. last_failure, last_attempt_complete_at: of the latest attempt that failed.
-    reset_requested: an operator reset it while an attempt ran; reset_heartbeat: the next attempt begins without heartbeat details.
+    exempt: an operator let it go on though its run is on hold. reset_requested: an operator reset it while an attempt ran; reset_heartbeat: the next attempt begins without heartbeat details.
     heartbeat_at, heartbeat_details: beside the journal, overwritten. attributes_bytes, counted_bytes: see :func:`count_bytes`.
     """
 
@@ -59,6 +59,7 @@ class Activity(msgspec.Struct):
     last_attempt_complete_at: int = 0
     options: ActivityOptions | None = None
     pause: ActivityPause | None = None
+    exempt: bool = False
     reset_requested: bool = False
     reset_heartbeat: bool = False
     heartbeat_at: int = 0
@@ -116,7 +117,7 @@ class Activity(msgspec.Struct):
     def jobs(self, state: WorkflowState) -> Iterable[Job]:
         if not state.is_open:
             return
-        if not self.started_at and self.pause is None and not state.is_paused:
+        if not self.started_at and self.pause is None and (self.exempt or not state.is_paused):
             # 0 is "at once": a first attempt does not wait for the clock to reach its own scheduling time.
             due = self.scheduled_at if self.scheduled_at > self.first_scheduled_at else 0
             yield DispatchActivityTask(due, self.scheduled_event_id, self.stamp)

@@ -9,8 +9,8 @@
 | none               | unpause | scheduled          | UNPAUSED, WORKFLOW_TASK_SCHEDULED                                            |
 | started            | unpause | started            | UNPAUSED, numbered when the task ends; another task follows it               |
 
-While it is paused, timers fire, activities that run go on (no attempt is handed out) and signals are taken, but no workflow task is
-scheduled.
+While it is paused, timers fire, activities that run go on (no attempt is handed out, unless an operator lets that activity go on) and
+signals are taken, but no workflow task is scheduled.
 """
 
 from __future__ import annotations
@@ -96,4 +96,5 @@ def _change_activities(state: WorkflowState, touch: Touch) -> None:
     """What was handed to the queues before is stale, and what waits is to be handed over again (or not at all)."""
     for activity in state.activities.values():
         activity.stamp += 1
+        activity.exempt = False
         touch(activity)
