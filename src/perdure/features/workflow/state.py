@@ -236,6 +236,9 @@ class WorkflowState(msgspec.Struct, gc=False):
     retention: int = 0
     next_event_id: int = 1
     history_size: int = 0
+    #: Of what the history refers to: payloads that workers keep elsewhere.
+    external_payload_count: int = 0
+    external_payload_bytes: int = 0
     task: WorkflowTask = msgspec.field(default_factory=WorkflowTask)
     first_task_pending: bool = False
     run_deadline: int = 0

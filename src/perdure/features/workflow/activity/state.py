@@ -39,7 +39,8 @@ class Activity(msgspec.Struct):
     stamp: grows with everything that makes an earlier dispatch stale. started_stamp: the stamp under which the present attempt was handed
     out; a worker's token carries it. scheduled_at: when the present attempt may start. first_scheduled_at: when the activity was scheduled.
     identity: of the worker that took the latest attempt. last_failure, last_attempt_complete_at: of the latest attempt that failed.
-    exempt: an operator let it go on though its run is on hold. reset_requested: an operator reset it while an attempt ran; reset_heartbeat: the next attempt begins without heartbeat details.
+    exempt: an operator let it go on though its run is on hold. reset_requested: an operator reset it while an attempt ran;
+    reset_heartbeat: the next attempt begins without heartbeat details.
     heartbeat_at, heartbeat_details: beside the journal, overwritten. attributes_bytes, counted_bytes: see :func:`count_bytes`.
     """
 

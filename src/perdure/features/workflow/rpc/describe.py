@@ -93,6 +93,8 @@ def _info(run: WorkflowExecution, custom: Mapping[str, int]) -> WorkflowExecutio
         task_queue=state.task_queue,
         root_execution=WorkflowExecutionId(workflow_id=root.workflow_id or state.workflow_id, run_id=root.run_id or state.run_id),
         first_run_id=started.first_execution_run_id,
+        external_payload_count=state.external_payload_count,
+        external_payload_size_bytes=state.external_payload_bytes,
     )
     if state.given_priority is not None:
         info.priority.CopyFrom(state.given_priority)

@@ -1,0 +1,87 @@
+"""Payloads that workers keep in a storage of their own: history has a reference in their place, which says how big each of them is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
+
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import Message
+from temporalio.api.common.v1 import Payload, SearchAttributes
+from temporalio.api.history.v1 import HistoryEvent
+
+from perdure.features.workflow.state import WorkflowState
+
+_MAY_REFER = re.compile(rb"\x1a(?:\x00|[\x02-\x7f]\x08)").search
+"""The third field of a message, a message that is empty or begins with a number: so does every reference look, and little else."""
+
+_PAYLOAD = Payload.DESCRIPTOR.full_name
+_SEARCH_ATTRIBUTES = SearchAttributes.DESCRIPTOR.full_name
+
+
+def count_external_payloads(state: WorkflowState, event: HistoryEvent, data: bytes) -> None:
+    """Note what an event refers to. data: the serialized event, which is all that is looked at when it refers to nothing."""
+    if _MAY_REFER(data) is None:
+        return
+    for payload in _payloads(event):
+        for reference in payload.external_payloads:
+            state.external_payload_count += 1
+            state.external_payload_bytes += reference.size_bytes
+
+
+def _payloads(message: Message) -> Iterator[Payload]:
+    if isinstance(message, Payload):
+        yield message
+        return
+    ways = _ways(message.DESCRIPTOR)
+    for oneof, names in ways.oneofs:
+        name = message.WhichOneof(oneof)
+        if name in names:
+            yield from _payloads(getattr(message, name))
+    for name in ways.single:
+        if message.HasField(name):
+            yield from _payloads(getattr(message, name))
+    for name in ways.repeated:
+        for inner in getattr(message, name):
+            yield from _payloads(inner)
+    for name in ways.maps:
+        for inner in getattr(message, name).values():
+            yield from _payloads(inner)
+
+
+class _Ways(NamedTuple):
+    """The names of the fields of a message behind which there may be payloads. oneofs: the name of each, and those of its fields."""
+
+    oneofs: list[tuple[str, set[str]]]
+    single: list[str]
+    repeated: list[str]
+    maps: list[str]
+
+
+@cache
+def _ways(descriptor: Descriptor) -> _Ways:
+    oneofs: dict[str, set[str]] = {}
+    ways = _Ways([], [], [], [])
+    for field in descriptor.fields:
+        if field.message_type is None or not _leads_to_payloads(field.message_type, set()):
+            continue
+        if field.containing_oneof is not None:
+            oneofs.setdefault(field.containing_oneof.name, set()).add(field.name)
+        elif field.message_type.GetOptions().map_entry:
+            ways.maps.append(field.name)
+        else:
+            (ways.repeated if field.is_repeated else ways.single).append(field.name)
+    ways.oneofs.extend(oneofs.items())
+    return ways
+
+
+def _leads_to_payloads(descriptor: Descriptor, seen: set[str]) -> bool:
+    """Whether a message may hold payloads. Search attributes are never kept elsewhere."""
+    if descriptor.full_name == _PAYLOAD:
+        return True
+    if descriptor.full_name == _SEARCH_ATTRIBUTES or descriptor.full_name in seen:
+        return False
+    seen.add(descriptor.full_name)
+    return any(field.message_type is not None and _leads_to_payloads(field.message_type, seen) for field in descriptor.fields)
