@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from temporalio.api.common.v1 import Priority
+from temporalio.api.common.v1 import Priority, TimeSkippingConfig
 from temporalio.api.history.v1 import WorkflowExecutionOptionsUpdatedEventAttributes
 from temporalio.api.workflow.v1 import PostResetOperation, VersioningOverride, WorkflowExecutionOptions
 from temporalio.api.workflowservice import v1 as api
@@ -107,6 +107,19 @@ async def test_requests_that_make_no_sense_are_refused(client: Client, fields: d
     assert await changes(client) == []
 
 
+async def test_no_option_makes_a_run_skip_time(client: Client) -> None:
+    """The feature is switched off, as it is by default on the official server: whoever asks for it has to know that it does not work."""
+    await start(client, "w")
+    await complete(client, await poll(client))
+    skipping = WorkflowExecutionOptions(time_skipping_config=TimeSkippingConfig(enabled=True))
+    with pytest.raises(RPCError, match="The Time-Skipping feature is not enabled for namespace") as refused:
+        await change(client, skipping, "time_skipping_config")
+    assert refused.value.status == RPCStatusCode.UNIMPLEMENTED
+    with pytest.raises(RPCError, match="The Time-Skipping feature is not enabled for namespace") as refused:
+        await reset(client, options_operation(skipping, "time_skipping_config"))
+    assert refused.value.status == RPCStatusCode.UNIMPLEMENTED
+
+
 async def test_a_closed_run_keeps_its_options(client: Client) -> None:
     await start(client, "w")
     await terminate(client, "w")
@@ -151,6 +164,10 @@ async def test_the_run_that_a_reset_makes_gets_other_options(client: Client) -> 
         (
             PostResetOperation(signal_workflow=PostResetOperation.SignalWorkflow(signal_name="s")),
             "unsupported post reset operation: *workflow.PostResetOperation_SignalWorkflow_",
+        ),
+        (
+            options_operation(WorkflowExecutionOptions(priority=Priority(priority_key=-1)), "priority"),
+            "priority key can't be negative",
         ),
         (
             options_operation(URGENT, "nothing"),

@@ -1,6 +1,7 @@
 """What requests and commands may say about retries, priorities, task queues and durations: the official checks, in the official words.
 
-Each function raises ApiError INVALID_ARGUMENT. A command handler turns that into its own refusal; see ``commands.refusing``.
+Each function raises ApiError INVALID_ARGUMENT, if it does not say otherwise. A command handler turns that into its own refusal; see
+``commands.refusing``.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from google.protobuf.duration_pb2 import Duration
 from temporalio.api.common.v1 import Priority, RetryPolicy, WorkflowExecution
 from temporalio.api.enums.v1 import TaskQueueKind, TimeoutType
 from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflow.v1 import WorkflowExecutionOptions
+from temporalio.api.workflowservice.v1 import SignalWithStartWorkflowExecutionRequest, StartWorkflowExecutionRequest
 
 from perdure.core.clock import SECOND, duration_ns, to_duration
-from perdure.core.errors import invalid_argument
+from perdure.core.errors import invalid_argument, unimplemented
 from perdure.core.limits import LONGEST_DURATION, Limits, RetryDefaults
 from perdure.features.task_queue.validation import RESERVED_PREFIX
 
@@ -124,6 +127,14 @@ def check_retry_policy(policy: RetryPolicy) -> None:
         name = error_type.removeprefix(TIMEOUT_TYPE_PREFIX)
         if name != error_type and name not in _TIMEOUT_TYPES and name not in TimeoutType.keys()[1:]:
             raise invalid_argument(f"Invalid timeout type value: {name}.")
+
+
+def check_time_skipping(
+    asking: StartWorkflowExecutionRequest | SignalWithStartWorkflowExecutionRequest | WorkflowExecutionOptions,
+) -> None:
+    """Refuse to skip time. Raises ApiError UNIMPLEMENTED."""
+    if asking.HasField("time_skipping_config"):
+        raise unimplemented("The Time-Skipping feature is not enabled for namespace.")
 
 
 def merge_priority(base: Priority, override: Priority | None) -> Priority:

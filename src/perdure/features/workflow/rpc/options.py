@@ -11,7 +11,7 @@ from perdure.features.workflow.run.interaction import CLOSED
 from perdure.features.workflow.run.option_changes import change_options, check_paths, check_pinned, check_wanted_override
 from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.validation import check_priority
+from perdure.features.workflow.validation import check_priority, check_time_skipping
 
 
 class OptionsRpc:
@@ -35,6 +35,7 @@ class OptionsRpc:
         if problem := check_paths(request.update_mask):
             raise invalid_argument(f"error parsing UpdateMask: {problem}")
         check_priority(wanted.priority, self._services.limits)
+        check_time_skipping(wanted)
 
         def decide(step: WorkflowStep, transaction: Transaction) -> UpdateWorkflowExecutionOptionsResponse:
             if not step.state.is_open:

@@ -11,6 +11,7 @@ from temporalio.api.workflowservice.v1 import (
 from perdure.core.call import Call, MethodTable
 from perdure.core.errors import busy_workflow, invalid_argument
 from perdure.core.execution import ChainKey
+from perdure.core.limits import Limits
 from perdure.features.workflow.kind import WORKFLOW
 from perdure.features.workflow.reset.plan import make_plan
 from perdure.features.workflow.reset.reapply import excluded_types
@@ -19,7 +20,7 @@ from perdure.features.workflow.rpc.resume import HEADER, resume_point
 from perdure.features.workflow.run.option_changes import change_options, check_wanted_override
 from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.validation import check_execution
+from perdure.features.workflow.validation import check_execution, check_priority, check_time_skipping
 
 PLANS = 10
 """A plan is outdated when the workflow did much while it was made. So many are made before the caller is told to come back."""
@@ -41,6 +42,8 @@ class ResetRpc:
             raise invalid_argument("RequestId length exceeds limit.")
         check_execution(request.workflow_execution if request.HasField("workflow_execution") else None)
         excluded = excluded_types(request.reset_reapply_exclude_types, request.reset_reapply_type)
+        for operation in request.post_reset_operations:
+            check_time_skipping(operation.update_workflow_options.workflow_execution_options)
 
         def change(step: WorkflowStep) -> None:
             for operation in request.post_reset_operations:
@@ -65,7 +68,7 @@ class ResetRpc:
             if resumes is not None:
                 finish_event_id = (await resume_point(services, base, resumes)).workflow_task_finish_event_id
             check_finish_event_id(finish_event_id, base.state.next_event_id)
-            _check_operations(request.post_reset_operations, base.state.task_queue)
+            _check_operations(request.post_reset_operations, base.state.task_queue, services.limits)
             plan = await make_plan(services, base, finish_event_id, options.excluded)
             try:
                 return await services.engine.transact(key, plan.base_run_id, lambda t, plan=plan: reset(t, plan, options))
@@ -74,12 +77,13 @@ class ResetRpc:
         raise busy_workflow("Workflow is busy.")
 
 
-def _check_operations(operations: object, task_queue: str) -> None:
+def _check_operations(operations: object, task_queue: str, limits: Limits) -> None:
     """Raises ApiError for an operation that no reset can be followed by."""
     sequence: list[PostResetOperation] = list(operations)  # pyright: ignore
     for operation in sequence:
         match operation.WhichOneof("variant"):
             case "update_workflow_options":
+                check_priority(operation.update_workflow_options.workflow_execution_options.priority, limits)
                 check_wanted_override(operation.update_workflow_options.workflow_execution_options, task_queue)
             case "signal_workflow":
                 raise invalid_argument("unsupported post reset operation: *workflow.PostResetOperation_SignalWorkflow_")

@@ -11,7 +11,7 @@ from temporalio.api.errordetails.v1 import NamespaceInvalidStateFailure
 from temporalio.api.workflowservice.v1 import SignalWithStartWorkflowExecutionRequest, StartWorkflowExecutionRequest
 
 from perdure.core.clock import duration_ns, to_duration
-from perdure.core.errors import ApiError, Code, invalid_argument, unimplemented
+from perdure.core.errors import ApiError, Code, invalid_argument
 from perdure.core.ids import IdSource
 from perdure.core.limits import Limits
 from perdure.features.namespace.registry import Namespace
@@ -28,6 +28,7 @@ from perdure.features.workflow.validation import (
     check_priority,
     check_retry_policy,
     check_task_queue,
+    check_time_skipping,
     fill_retry_policy,
 )
 
@@ -66,7 +67,7 @@ def check_start(request: StartWorkflowExecutionRequest, namespace: Namespace, li
         del request.links[:]
         request.links.extend(links)
     check_links(request.links, request.completion_callbacks, limits)
-    _check_time_skipping(request)
+    check_time_skipping(request)
     _finish(request, limits)
 
 
@@ -94,7 +95,7 @@ def check_signal_with_start(
     _check_search_attributes(request, namespace, limits)
     check_priority(request.priority, limits)
     check_links(request.links, (), limits)
-    _check_time_skipping(request)
+    check_time_skipping(request)
     _finish(request, limits)
     if request.signal_input.ByteSize() > limits.blob_size_error_bytes:
         raise invalid_argument("Blob data size exceeds limit.")
@@ -178,11 +179,6 @@ def _drop_nulls(request: StartRequest) -> None:
         request.ClearField("search_attributes")
     if not request.memo.fields:
         request.ClearField("memo")
-
-
-def _check_time_skipping(request: StartRequest) -> None:
-    if request.HasField("time_skipping_config"):
-        raise unimplemented("The Time-Skipping feature is not enabled for namespace.")
 
 
 def _finish(request: StartRequest, limits: Limits) -> None:
