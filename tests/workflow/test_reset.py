@@ -28,7 +28,7 @@ from tests.support.reset_calls import (
     start_child,
     status,
 )
-from tests.support.task_calls import complete, complete_workflow, marker, poll, signal, terminate, types
+from tests.support.task_calls import complete, complete_workflow, fail, marker, poll, signal, terminate, types
 from tests.support.virtual_server import WORKFLOW_ID, VirtualServer, on_virtual_server
 
 E = EventType
@@ -293,5 +293,36 @@ def test_no_point_tears_a_change_apart() -> None:
             assert names.count("ACTIVITY_TASK_STARTED") == names.count("ACTIVITY_TASK_COMPLETED")
         assert taken == [3, 4, 8, 10, 11]
         assert refused == {2: True, 5: True, 6: False, 7: True, 9: True, 12: True}
+
+    on_virtual_server(test)
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["failed", "timed out"])
+def test_a_run_goes_on_behind_a_task_that_was_to_be_tried_again(fails: bool) -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        task = await poll(server)
+        await (fail(server, task) if fails else server.pass_time(10.1))
+        await signal(server)
+        base = (await describe(server)).workflow_execution_info.execution.run_id
+        kept = (await types(server))[:4]
+        new = await reset(server, 5, base)
+        events = await history(server, new)
+        assert await types(server) == [
+            *kept, "WORKFLOW_TASK_SCHEDULED", "WORKFLOW_TASK_STARTED", "WORKFLOW_TASK_FAILED", "WORKFLOW_EXECUTION_SIGNALED",
+            "WORKFLOW_TASK_SCHEDULED",
+        ]  # fmt: skip
+        assert events[4].workflow_task_scheduled_event_attributes.attempt == 1
+        assert events[6].workflow_task_failed_event_attributes.new_run_id == new
+        assert events[6].workflow_task_failed_event_attributes.scheduled_event_id == 5
+        await reset(server, 6, base)
+        assert (await types(server))[4:] == [
+            "WORKFLOW_EXECUTION_SIGNALED", "WORKFLOW_TASK_SCHEDULED", "WORKFLOW_TASK_STARTED", "WORKFLOW_TASK_FAILED",
+            "WORKFLOW_TASK_SCHEDULED",
+        ]  # fmt: skip
+        task = await poll(server)
+        assert task.attempt == 1
+        await complete(server, task, complete_workflow())
+        assert (await types(server))[-1] == "WORKFLOW_EXECUTION_COMPLETED"
 
     on_virtual_server(test)

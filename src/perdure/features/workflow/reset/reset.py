@@ -5,7 +5,8 @@ parent close policy), the base run learns which run was made from it, and the ne
 
 1. the copied rows of the base run's journal (events only; what was in memory or under way at the time is not taken over),
 2. a note with its origin: deadlines and pending activities count from now,
-3. WORKFLOW_TASK_STARTED if the task was only scheduled, and WORKFLOW_TASK_FAILED with the cause RESET_WORKFLOW,
+3. WORKFLOW_TASK_STARTED if the task was only scheduled (WORKFLOW_TASK_SCHEDULED before it, if that was another try of a task that had
+   failed, which history does not show), and WORKFLOW_TASK_FAILED with the cause RESET_WORKFLOW,
 4. what happened behind the point and is not to be lost (``reapply.py``),
 5. changed options, if the request brings any, and a workflow task.
 """
@@ -17,7 +18,12 @@ from dataclasses import dataclass
 
 from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 from temporalio.api.failure.v1 import Failure, ResetWorkflowFailureInfo
-from temporalio.api.history.v1 import History, HistoryEvent, WorkflowTaskStartedEventAttributes
+from temporalio.api.history.v1 import (
+    History,
+    HistoryEvent,
+    WorkflowTaskScheduledEventAttributes,
+    WorkflowTaskStartedEventAttributes,
+)
 
 from perdure.core.clock import duration_ns
 from perdure.core.errors import invalid_argument
@@ -31,7 +37,7 @@ from perdure.features.workflow.run.closing import RESETTER_IDENTITY, SERVER_IDEN
 from perdure.features.workflow.services import step_of
 from perdure.features.workflow.state import ResetOrigin, TaskStatus, WorkflowState
 from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.task.lifecycle import fail_task, schedule_task
+from perdure.features.workflow.task.lifecycle import current_queue, fail_task, schedule_task
 from perdure.store.protocol import JournalRow
 
 NO_TASK_REQUEST_ID = "emptyUuid"
@@ -79,8 +85,8 @@ def check_finish_event_id(event_id: int, next_event_id: int) -> None:
 
 
 def check_point(state: WorkflowState, finish_event_id: int, *, at_boundary: bool) -> None:
-    """A run can only go on where a workflow task was pending, and between two changes: half of one (an activity that was started, without
-    its end) is nothing that ever was.
+    """A run can only go on where a workflow task was pending, if only to be tried again after a failure, and between two changes: half of
+    one (an activity that was started, without its end) is nothing that ever was.
 
     state: the fold up to the point. Raises ApiError INVALID_ARGUMENT.
     """
@@ -89,7 +95,7 @@ def check_point(state: WorkflowState, finish_event_id: int, *, at_boundary: bool
             f"StateRebuilder unable to Rebuild mutable state to event ID: {finish_event_id - 1}, version: 0, "
             "this event must be at the boundary"
         )
-    if not state.task.is_pending:
+    if not state.task.is_pending and state.task.attempt == 1:
         raise invalid_argument(
             f"Can only reset workflow to event ID in range [WorkflowTaskScheduled +1, WorkflowTaskStarted + 1]: {finish_event_id}"
         )
@@ -157,6 +163,12 @@ def _events_after(execution: AnyExecution, event_id: int) -> list[HistoryEvent]:
 
 def _fail_task(step: WorkflowStep, reason: str, plan: ResetPlan) -> None:
     task = step.state.task
+    if not task.is_pending:
+        step.event(
+            WorkflowTaskScheduledEventAttributes(
+                task_queue=current_queue(step.state), start_to_close_timeout=step.state.started.workflow_task_timeout, attempt=1
+            )
+        )
     if task.status == TaskStatus.SCHEDULED:
         step.event(
             WorkflowTaskStartedEventAttributes(
