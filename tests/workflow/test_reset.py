@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType, ParentClosePolicy, ResetReapplyExcludeType
-from temporalio.api.workflowservice.v1 import TerminateWorkflowExecutionRequest
+from temporalio.api.workflowservice.v1 import (
+    PauseWorkflowExecutionRequest,
+    TerminateWorkflowExecutionRequest,
+    UnpauseWorkflowExecutionRequest,
+)
 
 from perdure.core.errors import ApiError
 from tests.support.activity_calls import complete as complete_activity
@@ -324,5 +328,22 @@ def test_a_run_goes_on_behind_a_task_that_was_to_be_tried_again(fails: bool) -> 
         assert task.attempt == 1
         await complete(server, task, complete_workflow())
         assert (await types(server))[-1] == "WORKFLOW_EXECUTION_COMPLETED"
+
+    on_virtual_server(test)
+
+
+def test_no_task_is_tried_again_while_a_run_is_on_hold() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        task = await poll(server)
+        hold = {"namespace": "default", "workflow_id": WORKFLOW_ID}
+        await server.call("PauseWorkflowExecution", PauseWorkflowExecutionRequest(**hold))
+        await fail(server, task)
+        await server.call("UnpauseWorkflowExecution", UnpauseWorkflowExecutionRequest(**hold))
+        assert (await types(server))[3:] == [
+            "WORKFLOW_TASK_FAILED", "WORKFLOW_EXECUTION_PAUSED", "WORKFLOW_EXECUTION_UNPAUSED", "WORKFLOW_TASK_SCHEDULED",
+        ]  # fmt: skip
+        with pytest.raises(ApiError, match="Can only reset workflow to event ID in range"):
+            await reset(server, 6)
 
     on_virtual_server(test)

@@ -95,7 +95,8 @@ def check_point(state: WorkflowState, finish_event_id: int, *, at_boundary: bool
             f"StateRebuilder unable to Rebuild mutable state to event ID: {finish_event_id - 1}, version: 0, "
             "this event must be at the boundary"
         )
-    if not state.task.is_pending and state.task.attempt == 1:
+    is_tried_again = state.task.attempt > 1 and not state.is_paused
+    if not state.task.is_pending and not is_tried_again:
         raise invalid_argument(
             f"Can only reset workflow to event ID in range [WorkflowTaskScheduled +1, WorkflowTaskStarted + 1]: {finish_event_id}"
         )
