@@ -8,7 +8,7 @@ from temporalio.api.command.v1 import Command, RecordMarkerCommandAttributes
 from temporalio.api.common.v1 import Header, Payload, Payloads, RetryPolicy, SearchAttributes
 from temporalio.api.enums.v1 import CommandType
 from temporalio.api.sdk.v1 import UserMetadata
-from temporalio.api.workflowservice.v1 import SignalWorkflowExecutionRequest
+from temporalio.api.workflowservice.v1 import ListWorkflowExecutionsRequest, SignalWorkflowExecutionRequest
 
 from tests.support.activity_calls import complete, fail, failure, schedule, seconds
 from tests.support.reset_calls import describe, reset
@@ -25,6 +25,12 @@ def elsewhere(*sizes: int) -> Payload:
 
 def all_elsewhere(*sizes: int) -> Payloads:
     return Payloads(payloads=[elsewhere(size) for size in sizes])
+
+
+async def listed(server: VirtualServer, query: str) -> list[dict[str, bytes]]:
+    """The search attributes of the runs that a query finds."""
+    response = await server.call("ListWorkflowExecutions", ListWorkflowExecutionsRequest(namespace="default", query=query))
+    return [{name: value.data for name, value in run.search_attributes.indexed_fields.items()} for run in response.executions]
 
 
 async def counted(server: VirtualServer, run_id: str = "") -> tuple[int, int]:
@@ -81,5 +87,21 @@ def test_a_reset_run_counts_what_its_own_history_refers_to() -> None:
         await reset(server, 4)
         assert await counted(server) == (1, 1_024)
         assert await counted(server, run_id) == (2, 3_072)
+
+    on_virtual_server(test)
+
+
+def test_a_closed_run_is_listed_with_them() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow(input=all_elsewhere(1_024))
+        await server.start_workflow("other")
+        (found,) = await listed(server, "WorkflowId = 'workflow'")
+        assert "TemporalExternalPayloadCount" not in found
+        await server.decide(complete_workflow())
+        await server.decide(complete_workflow())
+        (found,) = await listed(server, "WorkflowId = 'workflow'")
+        assert (found["TemporalExternalPayloadCount"], found["TemporalExternalPayloadSizeBytes"]) == (b"1", b"1024")
+        (found,) = await listed(server, "WorkflowId = 'other'")
+        assert "TemporalExternalPayloadCount" not in found, "there is none"
 
     on_virtual_server(test)

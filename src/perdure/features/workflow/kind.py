@@ -16,7 +16,7 @@ from perdure.features.namespace.registry import NamespaceRegistry
 from perdure.features.workflow import notes
 from perdure.features.workflow.activity.lifecycle import apply_heartbeat, clear_heartbeats
 from perdure.features.workflow.registry import EVENT_APPLIERS, NOTE_APPLIERS, NUMBERED
-from perdure.features.workflow.run.external_payloads import count_external_payloads
+from perdure.features.workflow.run.external_payloads import count_external_payloads, listed_attributes
 from perdure.features.workflow.state import WorkflowState, WorkflowVolatile
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.step_end import EndingStep
@@ -108,7 +108,7 @@ class WorkflowKind:
             parent_run_id=started.parent_workflow_execution.run_id or None,
             root_business_id=started.root_workflow_execution.workflow_id or state.workflow_id,
             root_run_id=started.root_workflow_execution.run_id or state.run_id,
-            search_attributes=state.search_attributes_json,
+            search_attributes=listed_attributes(state),
             memo=state.memo_bytes,
             details=b"",
         )

@@ -17,6 +17,8 @@ from perdure.features.workflow.state import WorkflowState
 _MAY_REFER = re.compile(rb"\x1a(?:\x00|[\x02-\x7f]\x08)").search
 """The third field of a message, a message that is empty or begins with a number: so does every reference look, and little else."""
 
+COUNT = "TemporalExternalPayloadCount"
+SIZE = "TemporalExternalPayloadSizeBytes"
 _PAYLOAD = Payload.DESCRIPTOR.full_name
 _SEARCH_ATTRIBUTES = SearchAttributes.DESCRIPTOR.full_name
 
@@ -29,6 +31,16 @@ def count_external_payloads(state: WorkflowState, event: HistoryEvent, data: byt
         for reference in payload.external_payloads:
             state.external_payload_count += 1
             state.external_payload_bytes += reference.size_bytes
+
+
+def listed_attributes(state: WorkflowState) -> str:
+    """A run's search attributes, as JSON, as lists show them: a closed run is found by what it refers to, too."""
+    attributes = state.search_attributes_json
+    if state.is_open or not state.external_payload_count:
+        return attributes
+    separator = "" if attributes == "{}" else ", "
+    counts = f'"{COUNT}": {state.external_payload_count}, "{SIZE}": {state.external_payload_bytes}'
+    return f"{attributes[:-1]}{separator}{counts}}}"
 
 
 def _payloads(message: Message) -> Iterator[Payload]:
