@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from temporalio.api.command.v1 import Command, RecordMarkerCommandAttributes
 from temporalio.api.common.v1 import Header, Payload, Payloads, RetryPolicy, SearchAttributes
 from temporalio.api.enums.v1 import CommandType
@@ -12,7 +13,7 @@ from temporalio.api.workflowservice.v1 import ListWorkflowExecutionsRequest, Sig
 
 from tests.support.activity_calls import complete, fail, failure, schedule, seconds
 from tests.support.reset_calls import describe, reset
-from tests.support.task_calls import EXECUTION, complete_workflow, poll
+from tests.support.task_calls import EXECUTION, complete_workflow, poll, terminate
 from tests.support.task_calls import complete as complete_task
 from tests.support.virtual_server import VirtualServer, on_virtual_server
 
@@ -91,17 +92,19 @@ def test_a_reset_run_counts_what_its_own_history_refers_to() -> None:
     on_virtual_server(test)
 
 
-def test_a_closed_run_is_listed_with_them() -> None:
+@pytest.mark.parametrize("has_others", [True, False], ids=["beside others", "alone"])
+def test_a_closed_run_is_listed_with_them(has_others: bool) -> None:
     async def test(server: VirtualServer) -> None:
         await server.start_workflow(input=all_elsewhere(1_024))
-        await server.start_workflow("other")
         (found,) = await listed(server, "WorkflowId = 'workflow'")
         assert "TemporalExternalPayloadCount" not in found
-        await server.decide(complete_workflow())
-        await server.decide(complete_workflow())
+        await (server.decide(complete_workflow()) if has_others else terminate(server))
         (found,) = await listed(server, "WorkflowId = 'workflow'")
         assert (found["TemporalExternalPayloadCount"], found["TemporalExternalPayloadSizeBytes"]) == (b"1", b"1024")
+        assert ("BuildIds" in found) == has_others
+        await server.start_workflow("other")
+        await server.decide(complete_workflow())
         (found,) = await listed(server, "WorkflowId = 'other'")
-        assert "TemporalExternalPayloadCount" not in found, "there is none"
+        assert "TemporalExternalPayloadCount" not in found, "it refers to nothing"
 
     on_virtual_server(test)
