@@ -65,6 +65,17 @@ def test_whatever_part_of_an_event_refers_to_them_counts() -> None:
     on_virtual_server(test)
 
 
+def test_sizes_that_nothing_can_have_do_no_harm() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow(input=all_elsewhere(-5, 7))
+        assert await counted(server) == (2, 7)
+        await server.start_workflow("other", input=all_elsewhere(2**63 - 1, 2**63 - 1))
+        info = (await describe(server, "other")).workflow_execution_info
+        assert (info.external_payload_count, info.external_payload_size_bytes) == (2, 2**63 - 1)
+
+    on_virtual_server(test)
+
+
 def test_what_waits_for_its_place_in_history_does_not_count_yet() -> None:
     async def test(server: VirtualServer) -> None:
         await server.start_workflow()

@@ -17,6 +17,9 @@ from perdure.features.workflow.state import WorkflowState
 _MAY_REFER = re.compile(rb"\x1a(?:\x00|[\x02-\x7f]\x08)").search
 """The third field of a message, a message that is empty or begins with a number: so does every reference look, and little else."""
 
+MOST_BYTES = 2**63 - 1
+"""What the answer has room for. Each size is what a client says it is, and nobody checks it."""
+
 COUNT = "TemporalExternalPayloadCount"
 SIZE = "TemporalExternalPayloadSizeBytes"
 _PAYLOAD = Payload.DESCRIPTOR.full_name
@@ -30,7 +33,7 @@ def count_external_payloads(state: WorkflowState, event: HistoryEvent, data: byt
     for payload in _payloads(event):
         for reference in payload.external_payloads:
             state.external_payload_count += 1
-            state.external_payload_bytes += reference.size_bytes
+            state.external_payload_bytes = min(state.external_payload_bytes + max(reference.size_bytes, 0), MOST_BYTES)
 
 
 def listed_attributes(state: WorkflowState) -> str:
