@@ -17,7 +17,9 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
 from perdure.app import Server
+from perdure.core.limits import Limits
 from perdure.settings import ServerSettings
+from tests.support.inspected import inspected_server
 from tests.support.requests import QUEUE, describe, payload, poll, start, start_request
 from tests.support.waiting import until
 
@@ -215,7 +217,14 @@ async def test_namespaces_keep_apart_what_is_in_them(server: Server, client: Cli
 
 
 @pytest.mark.parametrize("deleted", ["parents", "children"])
-async def test_parents_and_children_elsewhere_learn_of_a_deleted_namespace(server: Server, client: Client, deleted: str) -> None:
+async def test_parents_and_children_elsewhere_learn_of_a_deleted_namespace(database: str, deleted: str) -> None:
+    limits = Limits.from_dynamic_config({"system.enableCrossNamespaceCommands": True})
+    async with inspected_server(database=database, limits=limits) as server:
+        await _learn_of_a_deleted_namespace(server, deleted)
+
+
+async def _learn_of_a_deleted_namespace(server: Server, deleted: str) -> None:
+    client = await Client.connect(server.grpc_address)
     for name in ("parents", "children"):
         await register(client, name)
     parents = await Client.connect(server.grpc_address, namespace="parents")

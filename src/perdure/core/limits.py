@@ -114,6 +114,8 @@ class Limits:
     workflow_task_completion_pages: int = _limit(1024)
     # Build ids a reset can go back to.
     auto_reset_points: int = _limit(20, "history.historyMaxAutoResetPoints")
+    # A worker of one namespace must not act upon another only because it knows its name.
+    cross_namespace_commands_enabled: bool = _limit(False, "system.enableCrossNamespaceCommands")
 
     # A run that follows by itself (retry, cron, continued as new) waits until so long after the one before began: a chain cannot spin.
     workflow_id_reuse_minimal_interval_ns: int = _limit(SECOND, "history.workflowIdReuseMinimalInterval")

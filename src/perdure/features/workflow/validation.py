@@ -23,6 +23,10 @@ from perdure.features.task_queue.validation import RESERVED_PREFIX
 
 TIMEOUT_TYPE_PREFIX = "TemporalTimeout:"
 
+SERVER_QUEUE_PREFIX = "temporal-sys-per-ns-"
+SERVER_CONTROLLER_QUEUE = "temporal-sys-worker-controller-per-ns-tq"
+"""Queues of the workers that the official server itself runs in each namespace."""
+
 _TIMEOUT_TYPES = {
     "StartToClose": TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE,
     "ScheduleToStart": TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START,
@@ -75,8 +79,11 @@ def check_execution(execution: WorkflowExecution | None) -> None:
             raise invalid_argument("Invalid RunId.") from None
 
 
-def check_task_queue(queue: TaskQueue | None, length_limit: int) -> None:
-    """Refuse a task queue that is missing, nameless, too long (bytes) or the server's own; an unset kind becomes NORMAL."""
+def check_task_queue(queue: TaskQueue | None, length_limit: int, parent_queue: str = "") -> None:
+    """Refuse a task queue that is missing, nameless, too long (bytes) or the server's own; an unset kind becomes NORMAL.
+
+    parent_queue: of the workflow whose command names the queue, "" for none.
+    """
     if queue is None:
         raise invalid_argument("taskQueue is not set")
     if not queue.name:
@@ -87,6 +94,9 @@ def check_task_queue(queue: TaskQueue | None, length_limit: int) -> None:
     check_storable(queue.name, "taskQueue")
     if queue.name.startswith(RESERVED_PREFIX):
         raise invalid_argument(f"task queue name cannot start with reserved prefix {RESERVED_PREFIX}")
+    if queue.name.startswith(SERVER_QUEUE_PREFIX) or queue.name == SERVER_CONTROLLER_QUEUE:
+        where = f" (in parent component task queue: {parent_queue})" if parent_queue else ""
+        raise invalid_argument(f"cannot use internal per-namespace task queue:{queue.name}{where}")
 
 
 def check_priority(priority: Priority, limits: Limits) -> None:

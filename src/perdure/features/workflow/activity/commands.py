@@ -48,7 +48,8 @@ def schedule_activity(step: WorkflowStep, command: Command, completion: Completi
     attributes = _scheduled_attributes(wanted, completion.completed_event_id)
     with refusing(BAD_SCHEDULE):
         run_timeout = duration_ns(step.state.started.workflow_run_timeout)
-        check_options(attributes.activity_id, attributes.activity_type.name, attributes, run_timeout, step.limits)
+        activity_type, queue = attributes.activity_type.name, step.state.task_queue
+        check_options(attributes.activity_id, activity_type, attributes, run_timeout, step.limits, queue)
     _check_limits(step, wanted)
     if attributes.activity_id in step.state.activity_ids:
         cause = Cause.WORKFLOW_TASK_FAILED_CAUSE_SCHEDULE_ACTIVITY_DUPLICATE_ID

@@ -25,12 +25,13 @@ Options = ActivityOptions | ActivityTaskScheduledEventAttributes
 """Both name task queue, timeouts, retry policy and priority alike."""
 
 
-def check_options(activity_id: str, activity_type: str, options: Options, run_timeout: int, limits: Limits) -> None:
+def check_options(activity_id: str, activity_type: str, options: Options, run_timeout: int, limits: Limits, workflow_queue: str) -> None:
     """Check an activity in the official order, and fill and cap its options in place.
 
-    run_timeout: of the workflow run, nanoseconds, 0 for none: no timeout of the activity is longer. Raises ApiError INVALID_ARGUMENT.
+    run_timeout: of the workflow run, nanoseconds, 0 for none: no timeout of the activity is longer. workflow_queue: the run's task queue.
+    Raises ApiError INVALID_ARGUMENT.
     """
-    check_task_queue(options.task_queue if options.HasField("task_queue") else None, limits.max_id_length)
+    check_task_queue(options.task_queue if options.HasField("task_queue") else None, limits.max_id_length, workflow_queue)
     if not activity_id:
         raise invalid_argument("activityId is not set")
     if not activity_type:
@@ -91,10 +92,10 @@ def _snake_case(path: str) -> str:
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in path).replace("._", ".")
 
 
-def changed_options(activity: Activity, change: ActivityOptions, paths: set[str], limits: Limits) -> ActivityOptions:
+def changed_options(activity: Activity, change: ActivityOptions, paths: set[str], limits: Limits, workflow_queue: str) -> ActivityOptions:
     """The activity's options with the fields of `change` that `paths` name (as of :func:`mask_paths`); unknown paths are ignored.
 
-    Raises ApiError INVALID_ARGUMENT when the result makes no sense.
+    workflow_queue: the task queue of its workflow run. Raises ApiError INVALID_ARGUMENT when the result makes no sense.
     """
     options = present_options(activity)
     if "task_queue.name" in paths:
@@ -118,7 +119,7 @@ def changed_options(activity: Activity, change: ActivityOptions, paths: set[str]
             _take(options.retry_policy, change.retry_policy, name)
     if any(path.startswith("retry_policy.") for path in paths):
         check_retry_policy(options.retry_policy)
-    check_task_queue(options.task_queue, limits.max_id_length)
+    check_task_queue(options.task_queue, limits.max_id_length, workflow_queue)
     fill_timeouts(activity.activity_id, activity.attributes.activity_type.name, options, 0)
     return options
 

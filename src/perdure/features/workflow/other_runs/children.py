@@ -94,6 +94,12 @@ def target_namespace(step: WorkflowStep, name: str) -> Namespace:
     return namespace
 
 
+def refuse_other_namespace(step: WorkflowStep, target: Namespace, cause: WorkflowTaskFailedCause.ValueType) -> None:
+    """A command stays within its namespace, unless the operator has allowed more."""
+    if target.id != step.key.namespace_id and not step.limits.cross_namespace_commands_enabled:
+        raise CommandRefused(cause, "cross namespace commands are not allowed")
+
+
 # -- the command -----------------------------------------------------------------------------------------------
 @command(CommandType.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION)
 def start_child(step: WorkflowStep, command: Command, completion: Completion) -> None:
@@ -104,6 +110,7 @@ def start_child(step: WorkflowStep, command: Command, completion: Completion) ->
     with refusing(Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES):
         check_search_attribute_names(attributes.search_attributes, namespace)
     require_attributes(command, "start_child_workflow_execution_command_attributes", CAUSE)
+    refuse_other_namespace(step, namespace, CAUSE)
     _check(step, attributes, namespace)
     _check_sizes(step, attributes)
     refuse_if_too_many(
@@ -139,7 +146,7 @@ def _check(step: WorkflowStep, attributes: Attributes, namespace: Namespace) -> 
     attributes.task_queue.ClearField("kind")
     shown += f' TaskQueue=name:"{attributes.task_queue.name}" kind:TASK_QUEUE_KIND_NORMAL'
     with refusing(CAUSE, f"invalid TaskQueue on {NAME}: ", shown):
-        check_task_queue(attributes.task_queue, limit)
+        check_task_queue(attributes.task_queue, limit, step.state.task_queue)
     run_timeout = capped_run_timeout(duration_ns(attributes.workflow_run_timeout), duration_ns(attributes.workflow_execution_timeout))
     task_timeout = capped_task_timeout(duration_ns(attributes.workflow_task_timeout), run_timeout, step.limits)
     attributes.workflow_run_timeout.CopyFrom(to_duration(run_timeout))

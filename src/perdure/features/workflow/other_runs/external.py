@@ -33,7 +33,7 @@ from perdure.features.workflow.commands import (
     refusing,
     require_attributes,
 )
-from perdure.features.workflow.other_runs.children import target_namespace
+from perdure.features.workflow.other_runs.children import refuse_other_namespace, target_namespace
 from perdure.features.workflow.other_runs.outgoing import ExternalCancel, ExternalSignal
 from perdure.features.workflow.registry import applies, command
 from perdure.features.workflow.state import WorkflowState
@@ -64,6 +64,7 @@ def request_cancel_external(step: WorkflowStep, command: Command, completion: Co
     attributes = command.request_cancel_external_workflow_execution_command_attributes
     namespace = target_namespace(step, attributes.namespace)
     require_attributes(command, "request_cancel_external_workflow_execution_command_attributes", CANCEL_CAUSE)
+    refuse_other_namespace(step, namespace, CANCEL_CAUSE)
     workflow_id, run_id, given = attributes.workflow_id, attributes.run_id, attributes.namespace
     limit = step.limits.max_id_length
     if not workflow_id:
@@ -145,6 +146,9 @@ def signal_external(step: WorkflowStep, command: Command, completion: Completion
     attributes = command.signal_external_workflow_execution_command_attributes
     namespace = target_namespace(step, attributes.namespace)
     require_attributes(command, "signal_external_workflow_execution_command_attributes", SIGNAL_CAUSE)
+    if not attributes.HasField("execution"):
+        raise CommandRefused(SIGNAL_CAUSE, f"Execution is not set on {SIGNAL_NAME}.")
+    refuse_other_namespace(step, namespace, SIGNAL_CAUSE)
     _check_signal(step, attributes)
     refuse_if_too_many(
         len(step.state.external_signals), step.limits.pending_external_signals,
@@ -165,8 +169,6 @@ def signal_external(step: WorkflowStep, command: Command, completion: Completion
 
 
 def _check_signal(step: WorkflowStep, attributes: SignalExternalWorkflowExecutionCommandAttributes) -> None:
-    if not attributes.HasField("execution"):
-        raise CommandRefused(SIGNAL_CAUSE, f"Execution is not set on {SIGNAL_NAME}.")
     workflow_id, run_id = attributes.execution.workflow_id, attributes.execution.run_id
     given, name, limit = attributes.namespace, attributes.signal_name, step.limits.max_id_length
     if not workflow_id:

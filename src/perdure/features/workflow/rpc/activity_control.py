@@ -191,7 +191,10 @@ class ActivityControlRpc:
             if not request.HasField("update_mask"):
                 raise invalid_argument("UpdateMask is not provided")
             paths = mask_paths(request.update_mask.paths)
-            updates = [(activity, changed_options(activity, request.activity_options, paths, step.limits)) for activity in activities]
+            updates = [
+                (activity, changed_options(activity, request.activity_options, paths, step.limits, step.state.task_queue))
+                for activity in activities
+            ]
             for activity, options in updates:
                 update_options(step, activity, options)
                 changed.CopyFrom(options)

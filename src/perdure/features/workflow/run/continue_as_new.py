@@ -68,7 +68,7 @@ def _check(step: WorkflowStep, attributes: Attributes) -> None:
     attributes.task_queue.ClearField("kind")
     shown = f'. WorkflowType={name} TaskQueue=name:"{attributes.task_queue.name}" kind:TASK_QUEUE_KIND_NORMAL'
     with refusing(CAUSE, f"error validating {NAME} TaskQueue: ", shown):
-        check_task_queue(attributes.task_queue, limit)
+        check_task_queue(attributes.task_queue, limit, started.task_queue.name)
     with refusing(CAUSE, suffix=shown):
         check_duration(attributes.workflow_run_timeout, f"Invalid WorkflowRunTimeout on {NAME}")
         check_duration(attributes.workflow_task_timeout, f"Invalid WorkflowTaskTimeout on {NAME}")
