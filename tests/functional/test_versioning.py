@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from temporalio.api.command.v1 import Command
-from temporalio.api.enums.v1 import CommandType, EventType, VersioningBehavior, WorkerVersioningMode
+from temporalio.api.enums.v1 import CommandType, EventType, StartChildWorkflowExecutionFailedCause, VersioningBehavior, WorkerVersioningMode
 from temporalio.api.history.v1 import WorkflowExecutionStartedEventAttributes
 from temporalio.api.workflowservice import v1 as api
 from temporalio.client import Client
@@ -80,6 +80,36 @@ async def test_children(client: Client, queue: str, inherits: bool) -> None:
 
     await until(has_begun)
     assert (await first_event(client, "c")).inherited_pinned_version.build_id == ("b1" if inherits else "")
+
+
+VERSION = {"deployment_name": "orders", "build_id": "b2"}
+
+
+@pytest.mark.parametrize("override", [{"pinned": {"behavior": 1}}, {"pinned": {"behavior": 1, "version": VERSION}}])
+async def test_a_child_cannot_be_bound_to_a_version_that_nobody_has(client: Client, override: dict[str, Any]) -> None:
+    await start(client, "w")
+    child = {"workflow_id": "c", "workflow_type": {"name": "Child"}, "task_queue": {"name": "another"}, "versioning_override": override}
+    await answer(client, command("start_child_workflow_execution", **child), behavior=0, options=None)
+    failed = next(
+        event for event in (await poll(client)).history.events if event.HasField("start_child_workflow_execution_failed_event_attributes")
+    )
+    cause = StartChildWorkflowExecutionFailedCause.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_INVALID_VERSIONING_OVERRIDE
+    assert failed.start_child_workflow_execution_failed_event_attributes.cause == cause
+
+
+@pytest.mark.parametrize(
+    ("override", "shown"), [({}, ""), ({"behavior": AUTO_UPGRADE}, "auto_upgrade"), ({"auto_upgrade": True}, "auto_upgrade")]
+)
+async def test_the_override_of_a_child_is_shown_in_its_current_form(client: Client, override: dict[str, Any], shown: str) -> None:
+    await start(client, "w")
+    child = {"workflow_id": "c", "workflow_type": {"name": "Child"}, "task_queue": {"name": "another"}, "versioning_override": override}
+    await answer(client, command("start_child_workflow_execution", **child), behavior=0, options=None)
+    found = (await poll(client)).history.events
+    initiated = next(event for event in found if event.HasField("start_child_workflow_execution_initiated_event_attributes"))
+    for started in (initiated.start_child_workflow_execution_initiated_event_attributes, await first_event(client, "c")):
+        assert started.HasField("versioning_override") == bool(shown)
+        assert (started.versioning_override.WhichOneof("override") or "") == shown
+        assert not started.versioning_override.behavior  # pyright: ignore[reportDeprecated]
 
 
 async def test_a_retry_inherits_what_the_run_had_inherited(client: Client) -> None:

@@ -26,6 +26,7 @@ from perdure.features.workflow.run.interaction import request_cancel
 from perdure.features.workflow.run.pace import check_pace
 from perdure.features.workflow.run.start import Start, begin
 from perdure.features.workflow.run.versioning import hand_on
+from perdure.features.workflow.run.versioning_override import check_override
 from perdure.features.workflow.services import WorkflowExecution as Execution
 from perdure.features.workflow.services import step_of
 from perdure.features.workflow.state import Status, WorkflowState
@@ -65,6 +66,10 @@ class ChildMessages:
         namespace = self._namespace(child.attributes.namespace_id)
         if namespace is None:
             cause = FailedCause.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
+            await self._messenger.record(key, lambda step: child_start_failed(step, job.initiated_event_id, cause))
+            return
+        if _has_bad_override(child):
+            cause = FailedCause.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_INVALID_VERSIONING_OVERRIDE
             await self._messenger.record(key, lambda step: child_start_failed(step, job.initiated_event_id, cause))
             return
         request_id = child.request_id(key.run_id)
@@ -207,6 +212,16 @@ class ChildMessages:
 
         await self._services.engine.transact(chain, parent.run_id, decide)
         await self._messenger.record(key, _informed)
+
+
+def _has_bad_override(child: Child) -> bool:
+    """Whether the child cannot be bound to the version that the command names."""
+    if child.attributes.HasField("versioning_override"):
+        try:
+            check_override(child.attributes.versioning_override, child.attributes.task_queue.name)
+        except ApiError:
+            return True
+    return False
 
 
 def _make_way(transaction: Transaction, policy: WorkflowIdReusePolicy.ValueType, new_run_id: str, limits: Limits) -> None:

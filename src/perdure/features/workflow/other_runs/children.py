@@ -63,6 +63,7 @@ from perdure.features.workflow.other_runs.outgoing import Child
 from perdure.features.workflow.registry import applies, applies_note, command, numbered
 from perdure.features.workflow.run.continue_as_new import kept_memo, kept_search_attributes
 from perdure.features.workflow.run.cron import check_cron
+from perdure.features.workflow.run.versioning_override import current_form
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.lifecycle import schedule_task
@@ -200,9 +201,12 @@ def _initiated(
         memo=kept_memo(attributes.memo), search_attributes=kept_search_attributes(attributes.search_attributes),
     )  # fmt: skip
     event.inherit_build_id = attributes.inherit_build_id  # pyright: ignore[reportDeprecated]
-    for name in ("header", "input", "workflow_execution_timeout", "retry_policy", "priority", "versioning_override"):
+    for name in ("header", "input", "workflow_execution_timeout", "retry_policy", "priority"):
         if attributes.HasField(name):
             getattr(event, name).CopyFrom(getattr(attributes, name))
+    override = current_form(attributes.versioning_override)
+    if override.WhichOneof("override") is not None:
+        event.versioning_override.CopyFrom(override)
     return event
 
 
