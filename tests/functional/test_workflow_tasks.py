@@ -13,6 +13,7 @@ from perdure.core.errors import ApiError, Code
 from tests.support.activity_calls import schedule
 from tests.support.task_calls import (
     STICKY,
+    cancel_timer,
     complete,
     complete_workflow,
     elapse,
@@ -24,6 +25,7 @@ from tests.support.task_calls import (
     poll_and_leave,
     signal,
     sticky,
+    timer,
     types,
 )
 from tests.support.virtual_server import QUEUE, VirtualServer, on_virtual_server
@@ -274,6 +276,29 @@ def test_nothing_follows_the_close() -> None:
         await signal(server)
         await complete(server, await poll(server), request_cancel(5), complete_workflow())
         assert (await types(server))[-2:] == ["ACTIVITY_TASK_CANCELED", "WORKFLOW_EXECUTION_COMPLETED"]
+
+    on_virtual_server(test)
+
+
+def test_a_timer_that_fires_too_late_does_not_hold_up_the_end() -> None:
+    """Its worker has canceled it: nothing is left that the worker does not know."""
+
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await complete(server, await poll(server), *(timer(name, seconds=5) for name in ("x", "y")))
+        await signal(server)
+        task = await poll(server)
+        await elapse(server, 6)
+        with pytest.raises(ApiError, match="UnhandledCommand"):
+            await complete(server, task, cancel_timer("x"), complete_workflow())
+        assert (await types(server))[-4:] == ["WORKFLOW_TASK_FAILED", "TIMER_FIRED", "TIMER_FIRED", "WORKFLOW_TASK_SCHEDULED"]
+
+        await complete(server, await poll(server), timer("z", seconds=5))
+        await signal(server)
+        task = await poll(server)
+        await elapse(server, 6)
+        await complete(server, task, cancel_timer("z"), complete_workflow())
+        assert (await types(server))[-3:] == ["WORKFLOW_TASK_COMPLETED", "TIMER_CANCELED", "WORKFLOW_EXECUTION_COMPLETED"]
 
     on_virtual_server(test)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from temporalio.api.command.v1 import (
+    CancelTimerCommandAttributes,
     Command,
     CompleteWorkflowExecutionCommandAttributes,
     RecordMarkerCommandAttributes,
@@ -46,11 +47,23 @@ def marker(name: str = "mark") -> Command:
     )
 
 
-def nameless_timer() -> Command:
-    """A command that fails its task."""
+def timer(timer_id: str, seconds: float) -> Command:
     return Command(
         command_type=CommandType.COMMAND_TYPE_START_TIMER,
-        start_timer_command_attributes=StartTimerCommandAttributes(start_to_fire_timeout=to_duration(SECOND)),
+        start_timer_command_attributes=StartTimerCommandAttributes(
+            timer_id=timer_id, start_to_fire_timeout=to_duration(int(seconds * SECOND))
+        ),
+    )
+
+
+def nameless_timer() -> Command:
+    """A command that fails its task."""
+    return timer("", 1)
+
+
+def cancel_timer(timer_id: str) -> Command:
+    return Command(
+        command_type=CommandType.COMMAND_TYPE_CANCEL_TIMER, cancel_timer_command_attributes=CancelTimerCommandAttributes(timer_id=timer_id)
     )
 
 

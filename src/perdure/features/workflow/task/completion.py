@@ -67,7 +67,6 @@ def complete_task(step: WorkflowStep, transaction: Transaction, request: Respond
     is_heartbeat = request.force_create_new_workflow_task and not commands and not request.messages
     if is_heartbeat and step.now > original_scheduled_at + step.limits.workflow_task_heartbeat_timeout_ns:
         return _end_heartbeat(step, request)
-    had_buffered = bool(step.state.buffer)
     answered = task_id(step.task)
     completion = Completion(transaction, request, 0, list(request.messages), can_be_discarded(step, request, commanded=bool(commands)))
     if completion.discarded:
@@ -85,7 +84,7 @@ def complete_task(step: WorkflowStep, transaction: Transaction, request: Respond
             )
         for command in commands:
             if command.command_type in CLOSE_COMMANDS:
-                if had_buffered:
+                if step.state.buffer:  # but for the firing of a timer that these commands have canceled
                     raise CommandRefused(Cause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND)
                 step.flush()  # what these commands have caused; nothing may follow the close
             COMMANDS[command.command_type](step, command, completion)
