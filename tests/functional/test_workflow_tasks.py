@@ -208,20 +208,66 @@ def test_events_that_pile_up_behind_a_task_end_it() -> None:
     [
         ({"limit.historyCount.error": 20}, "Workflow history count exceeds limit."),
         ({"limit.historySize.error": 2000}, "Workflow history size exceeds limit."),
+        ({"limit.mutableStateSize.error": 2000}, "Workflow mutable state size exceeds limit."),
     ],
 )
-def test_a_history_over_its_limit_ends_the_run(limit: dict[str, int], reason: str) -> None:
+def test_a_run_over_its_limit_ends_instead_of_growing(limit: dict[str, int], reason: str) -> None:
+    """Who asked for what was too much is told why; nothing of it is recorded."""
+    buffers = "limit.mutableStateSize.error" in limit
+
     async def test(server: VirtualServer) -> None:
         await server.start_workflow()
-        state = await server.state()
-        while state.is_open:
-            await signal(server)
-            state = await server.state()
-        last = (await server.history())[-1].workflow_execution_terminated_event_attributes
+        if buffers:
+            await poll(server)
+        taken = 0
+        refused: ApiError | None = None
+        while refused is None:
+            try:
+                await signal(server)
+                taken += 1
+            except ApiError as error:
+                refused = error
+        assert (refused.code, refused.message) == (Code.INVALID_ARGUMENT, reason)
+        events = await server.history()
+        last = events[-1].workflow_execution_terminated_event_attributes
         assert (last.reason, last.identity) == (reason, "history-service")
-        assert state.next_event_id < 100
+        assert (await types(server)).count("WORKFLOW_EXECUTION_SIGNALED") == taken > 10
+        with pytest.raises(ApiError, match="workflow execution already completed"):
+            await signal(server)
 
     on_virtual_server(test, dynamic_config=limit)
+
+
+@pytest.mark.parametrize(("limit", "value"), [("limit.historyCount.error", 50), ("limit.historySize.error", 1000)])
+def test_what_a_worker_adds_to_a_run_over_its_limit_is_not_done(limit: str, value: int) -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        more = {"force_create_new_workflow_task": True, "return_new_workflow_task": True}
+        # Of a size that is too much only the next answer hears.
+        response = await complete(server, await poll(server), *[marker()] * 30, **more)
+        with pytest.raises(ApiError, match="exceeds limit") as refused:
+            await complete(server, response.workflow_task, *[marker()] * 30, **more)
+        assert refused.value.code == Code.INVALID_ARGUMENT
+        assert (await types(server))[4:] == [
+            *["MARKER_RECORDED"] * 30,
+            "WORKFLOW_TASK_SCHEDULED",
+            "WORKFLOW_TASK_STARTED",
+            "WORKFLOW_TASK_FAILED",
+            "WORKFLOW_EXECUTION_TERMINATED",
+        ]
+
+    on_virtual_server(test, dynamic_config={limit: value})
+
+
+def test_a_run_over_its_limit_ends_behind_what_happens_by_itself() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await complete(server, await poll(server), timer("t", seconds=5), *[marker()] * 4)
+        await elapse(server, 6)
+        assert (await types(server))[-2:] == ["WORKFLOW_TASK_SCHEDULED", "WORKFLOW_EXECUTION_TERMINATED"]
+        assert "TIMER_FIRED" in await types(server)
+
+    on_virtual_server(test, dynamic_config={"limit.historyCount.error": 10})
 
 
 def test_a_long_history_is_asked_to_continue_as_new() -> None:

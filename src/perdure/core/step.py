@@ -70,6 +70,11 @@ class Step(Generic[S, V]):
     def has_records(self) -> bool:
         return self.event_count > 0 or bool(self.notes) or bool(self.side)
 
+    @property
+    def has_changes(self) -> bool:
+        """Whether the state is not what it was: something is recorded, or will be at the end of the step."""
+        return self.has_records
+
     def append(self, event: HistoryEvent, *, applied: bool = False) -> None:
         """Record an event that has its id, and apply it. applied: its change was applied before; only its number is new."""
         self._events.append(event_bytes(event))

@@ -290,7 +290,7 @@ class Partition:
         What is in memory only was restored by the steps, and outlives the reload: callers may be waiting for it.
         """
         transaction.undo()
-        touched = {uid for uid, step in transaction.steps.items() if step.has_records}
+        touched = {uid for uid, step in transaction.steps.items() if step.has_changes}
         if not touched and not transaction.created:
             return
         self.recorder.save_trailing(transaction.chain, touched)

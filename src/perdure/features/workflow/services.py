@@ -18,6 +18,7 @@ from perdure.features.task_queue.polling import Polling
 from perdure.features.workflow.kind import WORKFLOW
 from perdure.features.workflow.state import WorkflowState, WorkflowVolatile
 from perdure.features.workflow.step import WorkflowStep
+from perdure.features.workflow.too_big import refuse_excess
 from perdure.features.workflow.validation import check_run_id
 from perdure.matching.matching import Matching
 
@@ -42,17 +43,31 @@ class WorkflowServices:
     async def step(self, namespace_id: str, workflow_id: str, run_id: str, decide: Callable[[WorkflowStep, Transaction], R]) -> R:
         """Step a run (the current one without run id); the result is durable on return. Raises ApiError NOT_FOUND when there is none.
 
-        A decision that returns an ApiError has that error raised, after what it recorded is durable.
+        As with :meth:`transact`, a decision may return an ApiError.
         """
-        key = ChainKey(namespace_id, WORKFLOW, workflow_id)
 
         def with_step(transaction: Transaction) -> R:
-            if transaction.run is None:
-                check_run_id(run_id)
-                raise no_such_run(workflow_id, run_id)
-            return decide(step_of(transaction, transaction.run), transaction)
+            return decide(_addressed_step(transaction, workflow_id, run_id), transaction)
 
-        result = await self.engine.transact(key, run_id, with_step)
+        return await self.transact(ChainKey(namespace_id, WORKFLOW, workflow_id), run_id, with_step)
+
+    async def grow(self, namespace_id: str, workflow_id: str, run_id: str, decide: Callable[[WorkflowStep, Transaction], R]) -> R:
+        """As :meth:`step`, for what adds to a run. Raises ApiError INVALID_ARGUMENT when that would be too much: the run has ended then."""
+
+        def within_limits(transaction: Transaction) -> R:
+            step = _addressed_step(transaction, workflow_id, run_id)
+            outcome = decide(step, transaction)
+            refuse_excess(step)
+            return outcome
+
+        return await self.transact(ChainKey(namespace_id, WORKFLOW, workflow_id), run_id, within_limits)
+
+    async def transact(self, key: ChainKey, run_id: str | None, decide: Callable[[Transaction], R]) -> R:
+        """Apply a decision to a chain of runs; the result is durable on return.
+
+        A decision that returns an ApiError has that error raised, after what it recorded is durable.
+        """
+        result = await self.engine.transact(key, run_id, decide)
         if isinstance(result, ApiError):
             raise result
         return result
@@ -67,6 +82,13 @@ class WorkflowServices:
             check_run_id(run_id)
             raise no_such_run(workflow_id, run_id)
         return execution
+
+
+def _addressed_step(transaction: Transaction, workflow_id: str, run_id: str) -> WorkflowStep:
+    if transaction.run is None:
+        check_run_id(run_id)
+        raise no_such_run(workflow_id, run_id)
+    return step_of(transaction, transaction.run)
 
 
 def step_of(transaction: Transaction, execution: AnyExecution) -> WorkflowStep:

@@ -125,6 +125,8 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
         #: While a worker's commands are carried out, no task is scheduled: only wants_task is set.
         self.holds_task = False
         self.wants_task = False
+        #: Somebody has made sure that the run does not become too big by this step.
+        self.size_is_checked = False
         self._waiting: list[HistoryEvent] = []
 
     @property
@@ -136,6 +138,10 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
     def task(self) -> WorkflowTask:
         """The present workflow task, in the journal or in memory only."""
         return self.volatile.speculative or self.state.task
+
+    @property
+    def has_changes(self) -> bool:
+        return self.has_records or bool(self._waiting)
 
     @property
     def has_waiting_events(self) -> bool:

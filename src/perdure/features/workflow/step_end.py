@@ -6,14 +6,10 @@ from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 
 from perdure.features.workflow import notes
 from perdure.features.workflow.run.closing import SERVER_IDENTITY, terminate
-from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.lifecycle import fail_task, schedule_task, write_task_events
+from perdure.features.workflow.too_big import excess
 from perdure.features.workflow.update.metrics import count_speculative
-
-PART_BYTES = 250
-ID_BYTES = 40
-"""What a pending part (a timer, a child) and a request id are taken to need: too little to be counted one by one."""
 
 
 class EndingStep(WorkflowStep):
@@ -28,6 +24,7 @@ class EndingStep(WorkflowStep):
         A task that is in memory only becomes a normal one first: what waits was decided while it was there, so it has to come after it.
         """
         state, waiting = self.state, self._waiting
+        reason = excess(self) if self.has_changes and not self.size_is_checked else ""
         if waiting and self.volatile.speculative is not None:
             count_speculative(self, "close_transaction")
             write_task_events(self)
@@ -39,31 +36,16 @@ class EndingStep(WorkflowStep):
                 self._waiting = []
             else:
                 self.flush()
-        if self.has_records:
-            _enforce_limits(self)
+        if waiting and state.buffer and state.is_open:
+            _keep_buffer_small(self)
+        if reason and state.is_open:
+            terminate(self, reason, SERVER_IDENTITY)
         self.may_trail = self.may_trail and state.is_open
 
 
-def _enforce_limits(step: WorkflowStep) -> None:
-    """End the workflow task that lets too many events pile up behind it; end a run that has become too big to be replayed or loaded."""
-    state, limits = step.state, step.limits
-    if not state.is_open:
-        return
-    buffer = state.buffer
-    if buffer and (len(buffer) > limits.buffered_events or sum(e.ByteSize() for e in buffer) > limits.buffered_events_size_bytes):
+def _keep_buffer_small(step: WorkflowStep) -> None:
+    """End the workflow task that lets too many events pile up behind it."""
+    buffer, limits = step.state.buffer, step.limits
+    if len(buffer) > limits.buffered_events or sum(event.ByteSize() for event in buffer) > limits.buffered_events_size_bytes:
         fail_task(step, WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND, None, SERVER_IDENTITY)
         schedule_task(step)
-    if state.history_size > limits.history_size_error_bytes:
-        terminate(step, "Workflow history size exceeds limit.", SERVER_IDENTITY)
-    elif state.next_event_id - 1 > limits.history_count_error:
-        terminate(step, "Workflow history count exceeds limit.", SERVER_IDENTITY)
-    elif _size(state) > limits.mutable_state_size_error_bytes:
-        terminate(step, "Workflow mutable state size exceeds limit.", SERVER_IDENTITY)
-
-
-def _size(state: WorkflowState) -> int:
-    """About how many bytes the official server would store for the run beside its history."""
-    parts = len(state.timers) + len(state.children) + len(state.external_signals) + len(state.external_cancels)
-    ids = len(state.updates) + len(state.completed_updates) + len(state.signal_request_ids) + len(state.request_ids)
-    buffered = sum(event.ByteSize() for event in state.buffer)
-    return state.activity_bytes + buffered + PART_BYTES * parts + ID_BYTES * ids + len(state.memo_bytes) + len(state.search_attributes_json)

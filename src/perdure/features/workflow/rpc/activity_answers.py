@@ -167,7 +167,7 @@ class ActivityAnswers:
                 raise not_found(GONE)
             change(step, activity)
 
-        await self._services.step(target.namespace_id, target.workflow_id, target.run_id, decide)
+        await self._services.grow(target.namespace_id, target.workflow_id, target.run_id, decide)
 
 
 def check_retry_delays(failure: Failure | None) -> None:

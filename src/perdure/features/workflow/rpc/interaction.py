@@ -68,7 +68,7 @@ class InteractionRpc:
             )  # fmt: skip
             return step.key.run_id
 
-        run_id = await self._services.step(call.namespace_id, execution.workflow_id, execution.run_id, decide)
+        run_id = await self._services.grow(call.namespace_id, execution.workflow_id, execution.run_id, decide)
         event_type = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
         link = request_link(request.namespace, execution.workflow_id, run_id, request.request_id, event_type)
         return SignalWorkflowExecutionResponse(link=link)
@@ -83,7 +83,7 @@ class InteractionRpc:
             request_cancel(step, request.request_id, identity=request.identity, reason=request.reason, links=request.links)
 
         run_id = "" if request.first_execution_run_id else execution.run_id
-        await self._services.step(call.namespace_id, execution.workflow_id, run_id, decide)
+        await self._services.grow(call.namespace_id, execution.workflow_id, run_id, decide)
         return RequestCancelWorkflowExecutionResponse()
 
     async def terminate(self, request: TerminateWorkflowExecutionRequest, call: Call) -> TerminateWorkflowExecutionResponse:

@@ -35,6 +35,7 @@ from perdure.features.workflow.services import WorkflowServices, step_of
 from perdure.features.workflow.state import Status, TaskStatus, WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.lifecycle import end_first_backoff, schedule_task, start_task
+from perdure.features.workflow.too_big import refuse_excess
 
 Reuse = WorkflowIdReusePolicy
 Conflict = WorkflowIdConflictPolicy
@@ -115,7 +116,7 @@ class StartRpc:
         namespace = services.namespaces.by_id(call.namespace_id)
         check_signal_with_start(request, namespace, services.limits, services.clock.now(), services.engine.ids)
         key = ChainKey(call.namespace_id, WORKFLOW, request.workflow_id)
-        started = await services.engine.transact(key, None, lambda t: self._decide_signal_with_start(t, request, call.namespace_id))
+        started = await services.transact(key, None, lambda t: self._decide_signal_with_start(t, request, call.namespace_id))
         return SignalWithStartWorkflowExecutionResponse(
             run_id=started.run_id,
             first_execution_run_id=started.first_run_id,
@@ -135,6 +136,7 @@ class StartRpc:
             _signal(step, request)
             end_first_backoff(step)
             schedule_task(step)
+            refuse_excess(step)
             return _existing(step.state, is_new=False)
         started = self._decide(transaction, request, namespace_id, schedules_task=False)
         current = transaction.current

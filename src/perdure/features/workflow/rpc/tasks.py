@@ -187,7 +187,7 @@ class TaskRpc:
                 handed.append(hand_out(step.key, step.state, step.volatile, completion.outgoing, is_sticky=True))
             return completion
 
-        await self._services.step(token.namespace_id, token.workflow_id, token.run_id, decide)
+        await self._services.grow(token.namespace_id, token.workflow_id, token.run_id, decide)
         if handed and (task := await self.whole(run_key(token), handed[0])) is not None:
             response.workflow_task.CopyFrom(task)
         return response
