@@ -12,6 +12,7 @@ from perdure.core.clock import MINUTE, SECOND
 from perdure.core.errors import ApiError, Code
 from tests.support.activity_calls import schedule
 from tests.support.task_calls import (
+    EXECUTION,
     STICKY,
     cancel_timer,
     complete,
@@ -110,6 +111,24 @@ def test_a_sticky_task_that_nobody_takes_times_out() -> None:
             "WORKFLOW_TASK_TIMED_OUT",
             "WORKFLOW_TASK_SCHEDULED",
         ]
+
+    on_virtual_server(test)
+
+
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_a_task_that_was_on_a_sticky_queue_still_times_out_when_that_is_given_up(is_taken: bool) -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await complete(server, await poll(server), sticky_attributes=sticky(2))
+        await poll(server, STICKY, 3)
+        await signal(server)
+        reset = service.ResetStickyTaskQueueRequest(namespace="default", execution=EXECUTION)
+        await server.call("ResetStickyTaskQueue", reset)
+        if is_taken:
+            assert (await poll(server)).history.events[0].event_id == 1
+        await elapse(server, 2.1)
+        after = ["WORKFLOW_TASK_STARTED"] if is_taken else ["WORKFLOW_TASK_TIMED_OUT", "WORKFLOW_TASK_SCHEDULED"]
+        assert (await types(server))[5:] == ["WORKFLOW_TASK_SCHEDULED", *after]
 
     on_virtual_server(test)
 

@@ -226,7 +226,7 @@ def test_ending_stickiness_moves_a_waiting_task() -> None:
     assert run.end(step) == []
     assert not run.state.task.sticky
     assert run.state.task in step.touched.values()
-    assert not run.state.task.schedule_to_start_deadline
+    assert run.state.task.schedule_to_start_deadline == run.state.task.scheduled_at + 5 * SECOND
 
 
 def test_scheduling_again_changes_nothing() -> None:

@@ -382,9 +382,8 @@ def _sticky_changed(state: WorkflowState, note: notes.StickyChanged, touch: Touc
     state.sticky_timeout = note.timeout
     if state.task.is_scheduled:
         # It waits in the queue of before, which may have nobody left: it goes to the other queue too.
+        # A deadline of before stays: the task times out there if nobody takes it here.
         state.task.sticky = bool(note.queue)
-        if not note.queue:
-            state.task.schedule_to_start_deadline = 0
         touch(state.task)
 
 
