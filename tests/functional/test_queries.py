@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 from temporalio.api.common.v1 import WorkflowType
+from temporalio.api.errordetails.v1 import QueryFailedFailure
 from temporalio.api.workflowservice import v1 as service
 from temporalio.client import Client
 from temporalio.service import RPCError
@@ -180,6 +181,28 @@ def test_a_query_leaves_a_sticky_queue_whose_worker_is_gone(polled_lately: bool)
         assert not (await server.state()).sticky_queue
 
     on_virtual_server(test)
+
+
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_an_answer_may_be_too_big(is_direct: bool) -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        if is_direct:
+            await server.decide()
+        asked = query(server)
+        await elapse(server, 0.1)
+        task = await poll(server)
+        if is_direct:
+            await answer_query(server, task, "x" * 1_000)
+        else:
+            await complete(server, task, query_results=answers(task, "x" * 1_000))
+        with pytest.raises(ApiError) as refused:
+            await asked
+        assert (refused.value.code, refused.value.message) == (Code.INVALID_ARGUMENT, "Blob data size exceeds limit.")
+        # To an SDK only the first is a query that failed.
+        assert isinstance(refused.value.detail, QueryFailedFailure) == is_direct
+
+    on_virtual_server(test, dynamic_config={"limit.blobSize.error": 1_000})
 
 
 def test_a_worker_that_shuts_down_passes_the_query_on() -> None:

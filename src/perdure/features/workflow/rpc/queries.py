@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from temporalio.api.common.v1 import WorkflowExecution as WorkflowExecutionId
+from temporalio.api.enums.v1 import QueryResultType
 from temporalio.api.history.v1 import History
 from temporalio.api.query.v1 import QueryRejected, WorkflowQuery, WorkflowQueryResult
 from temporalio.api.taskqueue.v1 import TaskQueue
@@ -30,6 +31,7 @@ from perdure.features.workflow.services import WorkflowExecution, WorkflowServic
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.lifecycle import end_stickiness
 from perdure.features.workflow.task.queries import (
+    TOO_BIG,
     QueryTask,
     WaitingQuery,
     check_answerable,
@@ -74,7 +76,7 @@ class QueryRpc:
             raise invalid_argument("QueryType is not set on request.")
         blob_limit = services.limits.blob_size_error_bytes
         if request.query.query_args.ByteSize() > blob_limit:
-            raise invalid_argument("Blob data size exceeds limit.")
+            raise invalid_argument(TOO_BIG)
         execution = await services.run(call.namespace_id, request.execution.workflow_id, request.execution.run_id)
         rejected = rejected_status(execution.state, request.query_reject_condition)
         if rejected is not None:
@@ -221,13 +223,16 @@ class QueryRpc:
         task = self._tasks.get(token.query_id) if token.query_id else None
         if task is None or task.answer.done():
             raise not_found("query task not found, or already expired")
-        task.answer.set_result(
-            WorkflowQueryResult(
-                result_type=request.completed_type, answer=request.query_result, error_message=request.error_message,
-                failure=request.failure if request.HasField("failure") else None,
-            )
-        )  # fmt: skip
+        task.answer.set_result(self._result(request))
         return RespondQueryTaskCompletedResponse()
+
+    def _result(self, request: RespondQueryTaskCompletedRequest) -> WorkflowQueryResult:
+        if request.query_result.ByteSize() > self._services.limits.blob_size_error_bytes:
+            return WorkflowQueryResult(result_type=QueryResultType.QUERY_RESULT_TYPE_FAILED, error_message=TOO_BIG)
+        return WorkflowQueryResult(
+            result_type=request.completed_type, answer=request.query_result, error_message=request.error_message,
+            failure=request.failure if request.HasField("failure") else None,
+        )  # fmt: skip
 
     async def reset_sticky(self, request: ResetStickyTaskQueueRequest, call: Call) -> ResetStickyTaskQueueResponse:
         check_execution(request.execution if request.HasField("execution") else None)

@@ -30,6 +30,8 @@ from perdure.features.workflow.step import WorkflowStep
 
 Answer = asyncio.Future[WorkflowQueryResult]
 
+TOO_BIG = "Blob data size exceeds limit."
+
 
 @dataclass(slots=True, eq=False)
 class WaitingQuery:
@@ -110,7 +112,7 @@ def response(result: WorkflowQueryResult, blob_limit: int) -> QueryWorkflowRespo
     """What the caller gets. blob_limit: bytes of an answer. Raises ApiError when the worker could not answer."""
     if result.result_type == QueryResultType.QUERY_RESULT_TYPE_ANSWERED:
         if result.answer.ByteSize() > blob_limit:
-            raise invalid_argument("Blob data size exceeds limit.")
+            raise invalid_argument(TOO_BIG)
         return QueryWorkflowResponse(query_result=result.answer)
     if result.result_type == QueryResultType.QUERY_RESULT_TYPE_FAILED:
         detail = QueryFailedFailure(failure=result.failure if result.HasField("failure") else None)
