@@ -99,7 +99,25 @@ def test_a_worker_limits_the_rate_of_its_queue() -> None:
         for _ in range(8):
             assert (await server.call("PollActivityTaskQueue", request, 30)).task_token
         assert 2.9 * SECOND < server.clock.now() - begun < 3.1 * SECOND
-        assert (await describe(server, ACTIVITY)).effective_rate_limit.requests_per_second == 2
+        found = await describe(server, ACTIVITY)
+        assert found.effective_rate_limit.requests_per_second == 2
+        assert found.stats.rate_limiting_active
+        assert found.stats_by_priority_key[3].rate_limiting_active
+        assert not (await describe(server)).stats.rate_limiting_active
+        await elapse(server, 31)
+        assert not (await describe(server, ACTIVITY)).stats.rate_limiting_active
+
+    on_virtual_server(test)
+
+
+def test_statistics_are_those_of_a_whole_queue() -> None:
+    async def test(server: VirtualServer) -> None:
+        request = service.DescribeTaskQueueRequest(namespace="default", task_queue=TaskQueue(name=f"/_sys/{QUEUE.name}/1"))
+        assert not (await server.call("DescribeTaskQueue", request)).HasField("stats")
+        request.report_stats = True
+        with pytest.raises(ApiError, match="only supported for the root partition") as refused:
+            await server.call("DescribeTaskQueue", request)
+        assert refused.value.code == Code.INVALID_ARGUMENT
 
     on_virtual_server(test)
 
@@ -238,6 +256,27 @@ def test_a_worker_that_says_goodbye_is_not_waited_for() -> None:
         assert not other.done()
         await start(server, "next")
         assert (await other).task_token
+
+    on_virtual_server(test)
+
+
+def test_a_worker_that_said_goodbye_is_not_shown_any_more() -> None:
+    async def test(server: VirtualServer) -> None:
+        def polling(identity: str, key: str) -> asyncio.Task[Any]:
+            request = service.PollWorkflowTaskQueueRequest(
+                namespace="default", task_queue=QUEUE, identity=identity, worker_instance_key=key
+            )
+            return asyncio.ensure_future(server.call("PollWorkflowTaskQueue", request, 60))
+
+        polls = [polling("stays", "1"), polling("leaves", "2"), polling("", "3")]
+        await elapse(server, 0.1)
+        for identity, key in (("leaves", "2"), ("", "none")):
+            request = service.ShutdownWorkerRequest(
+                namespace="default", identity=identity, worker_instance_key=key, task_queue=QUEUE.name, sticky_task_queue="sticky"
+            )
+            await server.call("ShutdownWorker", request)
+        assert not (await polls[1]).task_token
+        assert sorted(poller.identity for poller in (await describe(server)).pollers) == ["", "stays"]
 
     on_virtual_server(test)
 

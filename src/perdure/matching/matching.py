@@ -112,7 +112,8 @@ class Matching:
             task = future.result()
         else:
             task = await self._wait(queue, poller, until)
-            queue.pollers.note(identity, details)
+            if not self._is_shut_down(worker_instance_key):
+                queue.pollers.note(identity, details)
         if self.observer is not None:
             self.observer.poll_ended(queue, task)
         return task
@@ -130,15 +131,17 @@ class Matching:
             alarm.cancel()
             queue.forget(poller)
 
-    def stop_worker(self, worker_instance_key: str, keys: list[QueueKey]) -> int:
+    def stop_worker(self, worker_instance_key: str, identity: str, keys: list[QueueKey]) -> int:
         """A worker says goodbye: end its waiting polls on these queues with nothing, and any that are still on their way.
 
-        Returns how many ended.
+        The queues forget who polled under its identity. Returns how many polls ended.
         """
         now = self.clock.now()
         self._shut_down = {worker: at for worker, at in self._shut_down.items() if at > now}
         self._shut_down[worker_instance_key] = now + SHUT_DOWN_FOR
         queues = [self.queues[key] for key in keys if key in self.queues]
+        for queue in queues if identity else ():
+            queue.pollers.forget(identity)
         return sum(queue.release(lambda poller: poller.worker_instance_key == worker_instance_key) for queue in queues)
 
     def drain(self) -> None:

@@ -78,6 +78,11 @@ class PollerHistory:
         if oldest.last_access_at < now - POLLER_HISTORY:
             self.recent()
 
+    def forget(self, identity: str) -> None:
+        """The worker of that identity has gone for good."""
+        if self._pollers.pop(identity, None) is not None:
+            self.last_poll_at = next((info.last_access_at for info in reversed(self._pollers.values())), 0)
+
     def recent(self) -> list[PollerInfo]:
         """Who polled within the last five minutes, the latest first."""
         horizon = self._clock.now() - POLLER_HISTORY

@@ -13,7 +13,7 @@ from typing import Protocol
 from perdure.core.clock import MILLISECOND, MINUTE, SECOND, Alarm, Clock
 from perdure.core.execution import RunKey
 from perdure.core.jobs import EffectJob
-from perdure.matching.backlog import DEFAULT_PRIORITY, Backlog, QueueKey, Rate, Task
+from perdure.matching.backlog import DEFAULT_PRIORITY, RATE_SECONDS, Backlog, QueueKey, Rate, Task
 from perdure.matching.pollers import Poller, PollerDetails, PollerHistory
 from perdure.matching.rate_limit import RateLimit
 
@@ -67,6 +67,7 @@ class TaskQueue:
         self._wants_refill = False
         self._is_refilling = False
         self.rate_limit: RateLimit | None = None
+        self._held_back_at: int | None = None
         self._clock = clock
         self._priority_levels = priority_levels
         self._on_room = on_room
@@ -108,6 +109,11 @@ class TaskQueue:
         """Nanoseconds since the oldest waiting task was added; 0 without a backlog."""
         now = self._clock.now()
         return max(0, now - min((oldest_at for _, oldest_at in self._backlog.waiting().values()), default=now))
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether the rate limit has made a task wait within the time over which rates are measured."""
+        return self._held_back_at is not None and self._clock.now() - self._held_back_at < RATE_SECONDS * SECOND
 
     def backlog_by_priority(self) -> dict[int, tuple[int, int]]:
         """Of each priority that has any: how many tasks wait in memory, and when the oldest of them was added."""
@@ -222,6 +228,7 @@ class TaskQueue:
         limit, now = self.rate_limit, self._clock.now()
         if limit is None or limit.take(now):
             return True
+        self._held_back_at = now
         if self._alarm is None and (at := limit.next_at(now)) is not None:
             self._alarm = self._clock.call_at(at, self._rate_elapsed)
         return False

@@ -102,6 +102,7 @@ def stats_by_priority(queue: TaskQueue, now: int) -> dict[int, TaskQueueStats]:
             approximate_backlog_age=to_duration(now - oldest_at),
             tasks_add_rate=queue.added.get(priority, nothing).per_second(now),
             tasks_dispatch_rate=queue.dispatched.get(priority, nothing).per_second(now),
+            rate_limiting_active=queue.is_held_back,
         )
         for priority, (count, oldest_at) in sorted(waiting.items())
     }
@@ -115,6 +116,7 @@ def _total(parts: Iterable[TaskQueueStats], queue: TaskQueue) -> TaskQueueStats:
         approximate_backlog_age=oldest.approximate_backlog_age,
         tasks_add_rate=sum(part.tasks_add_rate for part in parts),
         tasks_dispatch_rate=sum(part.tasks_dispatch_rate for part in parts),
+        rate_limiting_active=queue.is_held_back,
     )
 
 

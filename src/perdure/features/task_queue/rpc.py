@@ -65,6 +65,8 @@ class TaskQueueRpc:
             return describe_versions(queues, request, self._matching.clock)
         if name.startswith(RESERVED_PREFIX):
             name = _queue_of_partition(name)
+            if request.report_stats:
+                raise invalid_argument("DescribeTaskQueue stats are only supported for the root partition")
         key = QueueKey(call.namespace_id, name, request.task_queue_type or WORKFLOW_QUEUE)
         return describe(self._matching.find(key) or self._matching.unused(key), request, self._matching.clock)
 
@@ -93,7 +95,7 @@ class TaskQueueRpc:
             keys = [QueueKey(namespace_id, request.task_queue, kind) for kind in types]
             if request.sticky_task_queue:
                 keys.append(QueueKey(namespace_id, request.sticky_task_queue, WORKFLOW_QUEUE))
-            self._matching.stop_worker(request.worker_instance_key, keys)
+            self._matching.stop_worker(request.worker_instance_key, request.identity, keys)
         if request.sticky_task_queue:
             for task in self._matching.unload(QueueKey(namespace_id, request.sticky_task_queue, WORKFLOW_QUEUE)):
                 if task.job is not None:
