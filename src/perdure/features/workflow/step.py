@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from google.protobuf.message import Message
+from temporalio.api.command.v1 import Command
 from temporalio.api.common.v1 import Link
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
@@ -168,11 +169,12 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
         return [*self.state.buffer, *self._waiting]
 
     def event(
-        self, attributes: Message, *, links: Iterable[Link] = (), user_metadata: UserMetadata | None = None, at: int | None = None,
+        self, attributes: Message, *, links: Iterable[Link] = (), user_metadata: UserMetadata | None = None,
+        command: Command | None = None, at: int | None = None,
     ) -> HistoryEvent:  # fmt: skip
         """Record an event; its type follows from the attributes. Its id is set on return, unless it is bufferable.
 
-        at: the time it shows, now by default.
+        command: what the worker has added to it for people is added to the event. at: the time it shows, now by default.
         """
         event_type, field = ATTRIBUTES[type(attributes)]
         # Filled field by field: handing messages to the constructor takes twice as long.
@@ -184,6 +186,10 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
         body.MergeFrom(attributes)
         if links:
             event.links.extend(links)
+        if command is not None:
+            user_metadata = command.user_metadata
+            if command.event_group_markers:
+                event.event_group_markers.extend(command.event_group_markers)
         if user_metadata is not None and user_metadata.ByteSize():
             event.user_metadata.CopyFrom(user_metadata)
         if event_type in MAY_BE_IGNORED:

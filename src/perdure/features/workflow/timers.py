@@ -38,7 +38,7 @@ def start_timer(step: WorkflowStep, command: Command, completion: Completion) ->
             start_to_fire_timeout=attributes.start_to_fire_timeout if attributes.HasField("start_to_fire_timeout") else None,
             workflow_task_completed_event_id=completion.completed_event_id,
         ),
-        user_metadata=command.user_metadata,
+        command=command,
     )
 
 
@@ -62,7 +62,7 @@ def cancel_timer(step: WorkflowStep, command: Command, completion: Completion) -
             workflow_task_completed_event_id=completion.completed_event_id,
             identity=completion.request.identity,
         ),
-        user_metadata=command.user_metadata,
+        command=command,
     )
 
 

@@ -55,7 +55,7 @@ def schedule_activity(step: WorkflowStep, command: Command, completion: Completi
         cause = Cause.WORKFLOW_TASK_FAILED_CAUSE_SCHEDULE_ACTIVITY_DUPLICATE_ID
         message = f"invalid history builder state for action: add-activitytask-scheduled-event, ActivityID: {attributes.activity_id}"
         raise CommandRefused(cause, message)
-    event = step.event(attributes, user_metadata=command.user_metadata)
+    event = step.event(attributes, command=command)
     if wanted.request_eager_execution and step.state.status != Status.PAUSED:
         completion.eager_activities.append(event.event_id)
 
@@ -120,7 +120,7 @@ def request_cancel_activity(step: WorkflowStep, command: Command, completion: Co
         ActivityTaskCancelRequestedEventAttributes(
             scheduled_event_id=scheduled_event_id, workflow_task_completed_event_id=completion.completed_event_id
         ),
-        user_metadata=command.user_metadata,
+        command=command,
     )
     if activity is not None and not activity.started_at:
         cancel_activity(step, activity, NOT_STARTED, completion.request.identity)

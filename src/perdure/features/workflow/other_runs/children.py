@@ -118,7 +118,7 @@ def start_child(step: WorkflowStep, command: Command, completion: Completion) ->
         len(step.state.children), step.limits.pending_child_executions,
         Cause.WORKFLOW_TASK_FAILED_CAUSE_PENDING_CHILD_WORKFLOWS_LIMIT_EXCEEDED, "pending child workflow executions",
     )  # fmt: skip
-    step.event(_initiated(attributes, namespace, completion.completed_event_id), user_metadata=command.user_metadata)
+    step.event(_initiated(attributes, namespace, completion.completed_event_id), command=command)
     completion.started_children.add(attributes.workflow_id)
 
 

@@ -91,7 +91,7 @@ def request_cancel_external(step: WorkflowStep, command: Command, completion: Co
     )  # fmt: skip
     initiated.namespace = given  # pyright: ignore[reportDeprecated]
     initiated.control = attributes.control  # pyright: ignore[reportDeprecated]
-    step.event(initiated, user_metadata=command.user_metadata)
+    step.event(initiated, command=command)
 
 
 @applies(E.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED)
@@ -165,7 +165,7 @@ def signal_external(step: WorkflowStep, command: Command, completion: Completion
     )  # fmt: skip
     initiated.namespace = attributes.namespace  # pyright: ignore[reportDeprecated]
     initiated.control = attributes.control  # pyright: ignore[reportDeprecated]
-    step.event(initiated, user_metadata=command.user_metadata)
+    step.event(initiated, command=command)
 
 
 def _check_signal(step: WorkflowStep, attributes: SignalExternalWorkflowExecutionCommandAttributes) -> None:

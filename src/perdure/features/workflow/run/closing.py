@@ -126,7 +126,7 @@ def complete(step: WorkflowStep, command: Command, completion: Completion) -> No
             result=result, workflow_task_completed_event_id=completion.completed_event_id,
             new_execution_run_id=next_run.run_id if next_run is not None else "",
         ),
-        user_metadata=command.user_metadata,
+        command=command,
     )  # fmt: skip
     if next_run is not None:
         begin_again(step, next_run, result, None)
@@ -148,7 +148,7 @@ def fail(step: WorkflowStep, command: Command, completion: Completion) -> None:
             failure=failure, retry_state=retry_state, workflow_task_completed_event_id=completion.completed_event_id,
             new_execution_run_id=next_run.run_id if next_run is not None else "",
         ),
-        user_metadata=command.user_metadata,
+        command=command,
     )  # fmt: skip
     if next_run is not None:
         is_cron = next_run.initiator == ContinueAsNewInitiator.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE
@@ -166,5 +166,5 @@ def cancel(step: WorkflowStep, command: Command, completion: Completion) -> None
             details=attributes.details if attributes.HasField("details") else None,
             workflow_task_completed_event_id=completion.completed_event_id,
         ),
-        user_metadata=command.user_metadata,
+        command=command,
     )

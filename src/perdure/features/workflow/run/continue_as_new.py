@@ -47,7 +47,7 @@ def continue_as_new(step: WorkflowStep, command: Command, completion: Completion
     _check(step, attributes)
     _check_sizes(step, attributes)
     run_id = step.ids.run_id(step.now)
-    step.event(_close_attributes(attributes, run_id, completion.completed_event_id), user_metadata=command.user_metadata)
+    step.event(_close_attributes(attributes, run_id, completion.completed_event_id), command=command)
     _begin(step, attributes, run_id)
 
 

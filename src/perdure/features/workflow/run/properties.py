@@ -50,7 +50,7 @@ def record_marker(step: WorkflowStep, command: Command, completion: Completion) 
             failure=attributes.failure if attributes.HasField("failure") else None,
             workflow_task_completed_event_id=completion.completed_event_id,
         ),
-        user_metadata=command.user_metadata,
+        command=command,
     )  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def upsert_search_attributes(step: WorkflowStep, command: Command, completion: C
         UpsertWorkflowSearchAttributesEventAttributes(
             search_attributes=typed, workflow_task_completed_event_id=completion.completed_event_id
         ),
-        user_metadata=command.user_metadata,
+        command=command,
     )
 
 
@@ -110,7 +110,7 @@ def modify_properties(step: WorkflowStep, command: Command, completion: Completi
         WorkflowPropertiesModifiedEventAttributes(
             upserted_memo=attributes.upserted_memo, workflow_task_completed_event_id=completion.completed_event_id
         ),
-        user_metadata=command.user_metadata,
+        command=command,
     )
 
 
