@@ -22,7 +22,7 @@ from perdure.core.errors import ApiError, Code
 from perdure.core.limits import LONGEST_DURATION
 from perdure.store.protocol import StoreError
 from tests.support.activity_calls import fail, schedule
-from tests.support.task_calls import EXECUTION, STICKY, complete, complete_workflow, elapse, poll, prioritize, sticky
+from tests.support.task_calls import EXECUTION, STICKY, complete, complete_workflow, elapse, poll, prioritize, sticky, terminate
 from tests.support.virtual_server import QUEUE, VirtualServer, on_virtual_server
 
 WORKFLOW = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
@@ -106,6 +106,24 @@ def test_a_worker_limits_the_rate_of_its_queue() -> None:
         assert not (await describe(server)).stats.rate_limiting_active
         await elapse(server, 31)
         assert not (await describe(server, ACTIVITY)).stats.rate_limiting_active
+
+    on_virtual_server(test)
+
+
+def test_tasks_that_nobody_wants_any_more_do_not_count_for_the_rate() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await complete(server, await poll(server), *[schedule(str(number)) for number in range(30)])
+        await terminate(server)
+        await server.start_workflow()
+        await complete(server, await poll(server), schedule("wanted"), schedule("wanted too"))
+        metadata = TaskQueueMetadata()
+        metadata.max_tasks_per_second.value = 1
+        request = service.PollActivityTaskQueueRequest(namespace="default", task_queue=QUEUE, task_queue_metadata=metadata)
+        begun = server.clock.now()
+        for activity_id in ("wanted", "wanted too"):
+            assert (await server.call("PollActivityTaskQueue", request, 60)).activity_id == activity_id
+        assert 0.9 * SECOND < server.clock.now() - begun < 1.1 * SECOND
 
     on_virtual_server(test)
 

@@ -31,6 +31,11 @@ class RateLimit:
         self._tokens -= 1.0
         return True
 
+    def give_back(self, now: int) -> None:
+        """What a token was taken for has not come to pass."""
+        self._fill(now)
+        self._tokens = min(max(self.per_second, 1.0), self._tokens + 1.0)
+
     def next_at(self, now: int) -> int | None:
         """When there will be a token (nanoseconds since the epoch); None for never."""
         if not self.per_second:

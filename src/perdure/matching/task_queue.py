@@ -167,6 +167,11 @@ class TaskQueue:
         if not self._wants_refill:
             self.spilled = 0
 
+    def was_stale(self) -> None:
+        """A task that was handed out was wanted by nobody any more: it does not count for the rate limit."""
+        if self.rate_limit is not None:
+            self.rate_limit.give_back(self._clock.now())
+
     def remove(self, task: Task) -> None:
         """Forget a task without job (its owner no longer waits); harmless if it is not here."""
         task.payload = None

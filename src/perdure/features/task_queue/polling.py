@@ -106,6 +106,7 @@ class Polling:
                     return response
                 if not call.is_connected():
                     return None
+                self._matching.queue(key).was_stale()
 
     async def _claim(
         self, key: QueueKey, task: Task, call: Call, start: Callable[[Task], Coroutine[Any, Any, R | None]],
