@@ -8,6 +8,7 @@ from temporalio.api.command.v1 import Command, RecordMarkerCommandAttributes, Sc
 from temporalio.api.common.v1 import ActivityType, WorkerVersionCapabilities, WorkerVersionStamp, WorkflowExecution
 from temporalio.api.enums.v1 import CommandType, TimeoutType
 from temporalio.api.workflowservice.v1 import (
+    GetWorkflowExecutionHistoryRequest,
     RespondActivityTaskCompletedRequest,
     RespondWorkflowTaskCompletedRequest,
     RespondWorkflowTaskFailedRequest,
@@ -76,6 +77,40 @@ def test_a_signal_after_the_start_makes_it_a_normal_task_and_waits_for_its_end()
         await complete(server, task, messages=[reject(task.messages[0])])
         assert await event_types(server) == [SCHEDULED, STARTED, DONE, SIGNALED, SCHEDULED]
         await call
+
+    on_virtual_server(test)
+
+
+@pytest.mark.parametrize("signaled", [True, False])
+@pytest.mark.parametrize("is_speculative", [True, False])
+def test_the_pages_of_its_history_end_with_its_start(is_speculative: bool, signaled: bool) -> None:
+    """Also when they are read partly before and partly after it was written."""
+
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        task = await next_task(server)
+        for _ in range(300):
+            answer = await complete(server, task, force_create_new_workflow_task=True, return_new_workflow_task=True)
+            task = answer.workflow_task
+        await complete(server, task)
+        asked = update(server, "u") if is_speculative else None
+        if asked is None:
+            await signal(server)
+        task = await next_task(server)
+        if signaled:
+            await signal(server)
+        ids = [event.event_id for event in task.history.events]
+        token = task.next_page_token
+        assert token
+        while token:
+            request = GetWorkflowExecutionHistoryRequest(namespace="default", execution=task.workflow_execution, next_page_token=token)
+            page = await server.call("GetWorkflowExecutionHistory", request)
+            ids += [event.event_id for event in page.history.events]
+            token = page.next_page_token
+        assert ids == [*range(1, task.started_event_id + 1)]
+        if asked is not None:
+            await complete(server, task, accept(task.messages[0]), respond(task.messages[0]))
+            await asked
 
     on_virtual_server(test)
 

@@ -55,7 +55,7 @@ class HistoryRpc:
 
     async def _page(self, request: GetWorkflowExecutionHistoryRequest, call: Call, execution: WorkflowExecution, token: PageToken) -> bytes:
         is_open, run_id = execution.state.is_open, execution.key.run_id
-        last = token.last_event_id or execution.durable_event_id
+        last = min(token.last_event_id or execution.durable_event_id, execution.durable_event_id)
         unwritten = _unwritten(execution, call) if last == execution.durable_event_id else b""
         page = await self._pages.read(execution, token.next_event_id, last, self._page_size(request.maximum_page_size))
         if page.after <= last or (page.is_full and page.events):

@@ -108,12 +108,15 @@ class HistoryPages:
         batches = await self._engine.history(execution, event_id, event_id, 1)
         return frames(batches[0].events)[event_id - batches[0].first_event_id] if batches else b""
 
-    async def first(self, execution: WorkflowExecution, first: int, last: int) -> tuple[bytes, bytes]:
-        """The first page of a worker's task, and the token for the rest."""
+    async def first(self, execution: WorkflowExecution, first: int, last: int, until: int = 0) -> tuple[bytes, bytes]:
+        """The first page of a worker's task, and the token for the rest.
+
+        until: the last event of the task, where that is not written yet (0: it is the last one). It may be when the rest is read.
+        """
         if first > last:
             return b"", b""
         page = await self.read(execution, first, last, trailing=True)
-        token = encode_page_token(PageToken(execution.key.run_id, page.after, last)) if page.after <= last else b""
+        token = encode_page_token(PageToken(execution.key.run_id, page.after, until or last)) if page.after <= last else b""
         return page.events, token
 
 

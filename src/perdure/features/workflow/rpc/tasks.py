@@ -159,7 +159,9 @@ class TaskRpc:
             execution = await self._services.run(key.namespace_id, key.business_id, key.run_id, trailing=True)
             if not is_present(handed.token, key, execution.state, execution.volatile):
                 return False
-            handed.history, token = await self._pages.first(execution, handed.first_event_id, handed.last_event_id)
+            handed.history, token = await self._pages.first(
+                execution, handed.first_event_id, handed.last_event_id, handed.response.started_event_id
+            )
             if not execution.dropped:  # else what was read from the store may be newer than what was in memory
                 break
         handed.response.next_page_token = token
