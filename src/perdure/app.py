@@ -132,7 +132,7 @@ class Core:
         cluster_id = await self.store.write_metadata(CLUSTER_ID, self.ids.uuid())
         SystemRpc(cluster_id, "postgres12" if self.settings.is_postgresql else "sqlite").register(methods)
         SearchAttributesRpc(self.namespaces).register(methods)
-        NamespaceRpc(self.namespaces, self.removal, methods, self.settings.limits).register(methods)
+        NamespaceRpc(self.namespaces, self.removal, methods, self.settings.limits, self.clock).register(methods)
         services = WorkflowServices(self.engine, self.matching, self.namespaces, self.clock, self.settings.limits)
         workflow.register(services, methods, self.removal)
 

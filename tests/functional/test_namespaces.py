@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.command.v1 import Command, StartChildWorkflowExecutionCommandAttributes
 from temporalio.api.common.v1 import WorkflowType
-from temporalio.api.enums.v1 import CommandType, EventType, IndexedValueType, NamespaceState
-from temporalio.api.namespace.v1 import NamespaceConfig, NamespaceFilter, UpdateNamespaceInfo
+from temporalio.api.enums.v1 import CommandType, EventType, IndexedValueType, NamespaceState, WorkflowTaskFailedCause
+from temporalio.api.namespace.v1 import BadBinaries, BadBinaryInfo, NamespaceConfig, NamespaceFilter, UpdateNamespaceInfo
 from temporalio.api.operatorservice import v1 as operator
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice import v1 as api
@@ -96,6 +97,42 @@ async def test_states_go_one_way(client: Client) -> None:
     await client.workflow_service.deprecate_namespace(api.DeprecateNamespaceRequest(namespace="n"))
     back = api.UpdateNamespaceRequest(namespace="n", update_info=UpdateNamespaceInfo(state=NamespaceState.NAMESPACE_STATE_REGISTERED))
     assert (await refused(client.workflow_service.update_namespace(back)))[1] == "Invalid namespace state update."
+
+
+async def test_a_bad_build_of_a_worker_gets_no_tasks_and_its_answers_do_not_count(client: Client) -> None:
+    async def mark(bad: dict[str, BadBinaryInfo], **more: Any) -> NamespaceConfig:
+        config = NamespaceConfig(bad_binaries=BadBinaries(binaries=bad))
+        answer = await client.workflow_service.update_namespace(api.UpdateNamespaceRequest(namespace="default", config=config, **more))
+        assert answer.config == (await described(client, "default")).config
+        return answer.config
+
+    def poll_with(checksum: str) -> Any:
+        request = api.PollWorkflowTaskQueueRequest(namespace="default", task_queue=TaskQueue(name="q"), binary_checksum=checksum)
+        return client.workflow_service.poll_workflow_task_queue(request, timeout=timedelta(seconds=30))
+
+    await client.start_workflow("W", id="w", task_queue="q")
+    task = await poll_with("broken")
+    await mark({"broken": BadBinaryInfo(reason="loops", operator="me"), "old": BadBinaryInfo(reason="slow")})
+    known = (await mark({"old": BadBinaryInfo(reason="very slow")})).bad_binaries.binaries
+    assert {checksum: (bad.reason, bad.operator) for checksum, bad in known.items()} == {
+        "broken": ("loops", "me"),
+        "old": ("very slow", ""),
+    }
+    assert known["old"].create_time.ToNanoseconds() > known["broken"].create_time.ToNanoseconds() > 0
+    answer = api.RespondWorkflowTaskCompletedRequest(namespace="default", task_token=task.task_token, binary_checksum="broken")
+    bad = (RPCStatusCode.INVALID_ARGUMENT, "BadBinary: binary broken is marked as bad deployment")
+    assert await refused(client.workflow_service.respond_workflow_task_completed(answer)) == bad
+    failed = [event async for event in client.get_workflow_handle("w").fetch_history_events()][3]
+    cause = failed.workflow_task_failed_event_attributes.cause
+    assert cause == WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_BAD_BINARY
+    assert await refused(poll_with("broken")) == (RPCStatusCode.INVALID_ARGUMENT, "Binary broken already marked as bad deployment.")
+    assert (await poll_with("good")).attempt == 2
+    assert list((await mark({}, delete_bad_binary="broken")).bad_binaries.binaries) == ["old"]
+    gone = (RPCStatusCode.INVALID_ARGUMENT, "Bad binary checksum broken doesn't exists.")
+    assert await refused(mark({}, delete_bad_binary="broken")) == gone
+    many = {str(number): BadBinaryInfo() for number in range(10)}
+    assert await refused(mark(many)) == (RPCStatusCode.INVALID_ARGUMENT, "Total resetBinaries cannot exceed the max limit: 10")
+    assert list((await described(client, "default")).config.bad_binaries.binaries) == ["old"]
 
 
 async def test_a_deleted_namespace_gives_its_name_back_and_takes_its_runs_along(server: Server, client: Client) -> None:

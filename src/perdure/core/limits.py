@@ -220,6 +220,8 @@ class Limits:
     # Shorter than this, a client that polls for its result could come too late.
     namespace_retention_minimum_ns: int = _limit(HOUR, "system.namespaceMinRetentionLocal")
     global_namespace_retention_minimum_ns: int = _limit(DAY, "system.namespaceMinRetentionGlobal")
+    # Builds of workers that an operator has marked as bad.
+    bad_binaries: int = _limit(10, "frontend.maxBadBinaries")
     # Classes of urgency in a task queue; a task with a higher number belongs to the last one. Each has counters of its own.
     priority_levels: int = _limit(5, "matching.priorityLevels")
     deployments_per_namespace: int = _limit(100, "matching.maxDeployments")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from temporalio.api.enums.v1 import ArchivalState
-from temporalio.api.namespace.v1 import BadBinaries, NamespaceConfig, NamespaceInfo
+from temporalio.api.namespace.v1 import BadBinaries, BadBinaryInfo, NamespaceConfig, NamespaceInfo
 from temporalio.api.replication.v1 import ClusterReplicationConfig, NamespaceReplicationConfig
 from temporalio.api.workflowservice.v1 import DescribeNamespaceResponse
 
 from perdure.core.call import MethodTable
-from perdure.core.clock import to_duration
+from perdure.core.clock import to_duration, to_timestamp
 from perdure.core.compatibility import CLUSTER_NAME
 from perdure.core.limits import Limits
 from perdure.features.namespace.registry import Namespace
@@ -61,7 +61,7 @@ class NamespaceDescriber:
             ),
             config=NamespaceConfig(
                 workflow_execution_retention_ttl=to_duration(namespace.retention),
-                bad_binaries=BadBinaries(),
+                bad_binaries=_bad_binaries(namespace),
                 history_archival_state=ArchivalState.ARCHIVAL_STATE_DISABLED,
                 visibility_archival_state=ArchivalState.ARCHIVAL_STATE_DISABLED,
                 custom_search_attribute_aliases=namespace.aliases,
@@ -72,3 +72,12 @@ class NamespaceDescriber:
                 state=namespace.replication_state,  # pyright: ignore[reportArgumentType]
             ),
         )
+
+
+def _bad_binaries(namespace: Namespace) -> BadBinaries:
+    return BadBinaries(
+        binaries={
+            checksum: BadBinaryInfo(reason=bad.reason, operator=bad.operator, create_time=to_timestamp(bad.created_at))
+            for checksum, bad in namespace.bad_binaries.items()
+        }
+    )

@@ -19,13 +19,21 @@ SYSTEM_NAMESPACE_ID = "32049b68-7872-4094-8e63-d0dd59896a83"
 """Tools expect the system's own namespace under this name, and the same id on every server."""
 
 
+class BadBinary(msgspec.Struct, frozen=True):
+    """Why a build of the workers' code must not work any more, who said so, and when (nanoseconds since the epoch)."""
+
+    reason: str
+    operator: str
+    created_at: int
+
+
 class Namespace(msgspec.Struct, kw_only=True):
     """One namespace.
 
     retention: nanoseconds that closed executions are kept. state: ``temporal.api.enums.v1.NamespaceState``. replication_state:
     ``temporal.api.enums.v1.ReplicationState``, 0 for namespaces that the server made for itself. search_attributes: its own ones, name →
     ``temporal.api.enums.v1.IndexedValueType``. aliases: search attributes that were defined as aliases, field name → name.
-    remove_at: of a deleted namespace, when its record goes too.
+    bad_binaries: by checksum. remove_at: of a deleted namespace, when its record goes too.
     """
 
     id: str
@@ -40,6 +48,7 @@ class Namespace(msgspec.Struct, kw_only=True):
     replication_state: int = 0
     aliases: dict[str, str] = {}
     remove_at: int = 0
+    bad_binaries: dict[str, BadBinary] = {}
 
 
 _CODEC: Codec[Namespace] = Codec(Namespace)

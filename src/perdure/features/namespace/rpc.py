@@ -24,22 +24,25 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.core.call import OPERATOR_SERVICE, Call, MethodTable
-from perdure.core.clock import duration_ns
+from perdure.core.clock import Clock, duration_ns
 from perdure.core.compatibility import CLUSTER_NAME
 from perdure.core.errors import ApiError, Code, failed_precondition, invalid_argument, namespace_not_found
 from perdure.core.limits import LONGEST_DURATION, Limits
 from perdure.core.poison_policy import NAMESPACE_KEY, parse_poison_policy
 from perdure.features.namespace.aliases import upsert_aliases
 from perdure.features.namespace.describing import NamespaceDescriber
-from perdure.features.namespace.registry import SYSTEM_NAMESPACE, Namespace, NamespaceRegistry
+from perdure.features.namespace.registry import SYSTEM_NAMESPACE, BadBinary, Namespace, NamespaceRegistry
 from perdure.features.namespace.removal import NamespaceRemoval
 
 
 class NamespaceRpc:
     """Manages namespaces."""
 
-    def __init__(self, namespaces: NamespaceRegistry, removal: NamespaceRemoval, methods: MethodTable, limits: Limits) -> None:
+    def __init__(
+        self, namespaces: NamespaceRegistry, removal: NamespaceRemoval, methods: MethodTable, limits: Limits, clock: Clock
+    ) -> None:
         self._namespaces = namespaces
+        self._clock = clock
         self._removal = removal
         self._methods = methods
         self._limits = limits
@@ -113,7 +116,7 @@ class NamespaceRpc:
         def change(namespace: Namespace) -> None:
             _update_info(namespace, request.update_info)
             self._update_config(namespace, request.config)
-            if request.delete_bad_binary:
+            if request.delete_bad_binary and namespace.bad_binaries.pop(request.delete_bad_binary, None) is None:
                 raise invalid_argument(f"Bad binary checksum {request.delete_bad_binary} doesn't exists.")
             _update_replication(namespace, request.replication_config)
             if request.promote_namespace:
@@ -130,6 +133,11 @@ class NamespaceRpc:
     def _update_config(self, namespace: Namespace, config: NamespaceConfig) -> None:
         if config.HasField("workflow_execution_retention_ttl"):
             namespace.retention = self._retention(config.workflow_execution_retention_ttl)
+        now = self._clock.now()
+        for checksum, bad in config.bad_binaries.binaries.items():
+            namespace.bad_binaries[checksum] = BadBinary(bad.reason, bad.operator, now)
+        if len(namespace.bad_binaries) > self._limits.bad_binaries:
+            raise invalid_argument(f"Total resetBinaries cannot exceed the max limit: {self._limits.bad_binaries}")
         upsert_aliases(namespace, config.custom_search_attribute_aliases)
 
     def _retention(self, duration: Duration) -> int:

@@ -20,7 +20,7 @@ from temporalio.api.workflowservice.v1 import (
 
 from perdure.core.call import Call, MethodTable
 from perdure.core.clock import to_timestamp
-from perdure.core.errors import ApiError, Code, not_found
+from perdure.core.errors import ApiError, Code, invalid_argument, not_found
 from perdure.core.execution import RunKey
 from perdure.core.records import event_bytes, field_bytes
 from perdure.engine.transaction import Transaction
@@ -77,6 +77,8 @@ class TaskRpc:
         """The task without its history, and behind it the history as it is stored: nobody has to take it apart here."""
         polling = self._services.polling
         polling.check(request, queue_first=False)
+        if request.binary_checksum in self._services.namespaces.by_id(call.namespace_id).bad_binaries:
+            raise invalid_argument(f"Binary {request.binary_checksum} already marked as bad deployment.")
         history = b""
 
         async def start(task: Task) -> PollWorkflowTaskQueueResponse | None:

@@ -82,6 +82,10 @@ def complete_task(step: WorkflowStep, transaction: Transaction, request: Respond
                 "workflow task completion buffer size exceeds the per-workflow limit",
                 terminate=True,
             )
+        if request.binary_checksum in step.namespace.bad_binaries:
+            raise CommandRefused(
+                Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_BINARY, f"binary {request.binary_checksum} is marked as bad deployment"
+            )
         for command in commands:
             if command.command_type in CLOSE_COMMANDS:
                 if step.state.buffer:  # but for the firing of a timer that these commands have canceled
