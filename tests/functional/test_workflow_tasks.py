@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
+from temporalio.api.errordetails.v1 import WorkflowTaskCompletionBufferLostFailure
 from temporalio.api.workflowservice import v1 as service
 
 from perdure.core.clock import MINUTE, SECOND
@@ -193,6 +194,45 @@ def test_lost_pages_are_asked_for_again() -> None:
         assert (await types(server))[-2:] == ["MARKER_RECORDED", "WORKFLOW_EXECUTION_COMPLETED"]
 
     on_virtual_server(test)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+@pytest.mark.parametrize("end", ["last page", "timeout", "termination"])
+def test_the_pages_of_all_tasks_are_bounded(share: float, end: str) -> None:
+    """What is too much now has room again once other pages have gone."""
+    page = marker("m" * 1_000)
+    bounds = {
+        "history.workflowTaskCompletionBufferTotalSizeLimit": int(2.5 * page.ByteSize() / share),
+        "history.workflowTaskCompletionBufferNamespaceRatio": share,
+    }
+
+    async def test(server: VirtualServer) -> None:
+        tasks: list[service.PollWorkflowTaskQueueResponse] = []
+        for name in ("first", "second"):
+            await server.start_workflow(name)
+            tasks.append(await poll(server))
+        first, second = tasks
+        await complete(server, first, page, page_number=0, intermediate_page=True)
+        await complete(server, second, page, page_number=0, intermediate_page=True)
+        with pytest.raises(ApiError, match="memory limit reached while buffering page 1") as lost:
+            await complete(server, second, page, page_number=1, intermediate_page=True)
+        assert isinstance(lost.value.detail, WorkflowTaskCompletionBufferLostFailure)
+        with pytest.raises(ApiError, match="buffer lost"):
+            await complete(server, second, complete_workflow(), page_number=1)
+        await complete(server, second, page, page_number=0, intermediate_page=True)
+        if end == "last page":
+            await complete(server, first, complete_workflow(), page_number=1)
+        elif end == "termination":
+            request = service.TerminateWorkflowExecutionRequest(namespace="default", workflow_execution=first.workflow_execution)
+            await server.call("TerminateWorkflowExecution", request)
+        else:
+            await elapse(server, 11)
+            second = next(task for task in (await poll(server), await poll(server)) if task.workflow_execution.workflow_id == "second")
+            await complete(server, second, page, page_number=0, intermediate_page=True)
+        await complete(server, second, page, page_number=1, intermediate_page=True)
+        await complete(server, second, complete_workflow(), page_number=2)
+
+    on_virtual_server(test, dynamic_config=bounds)
 
 
 def test_too_much_in_pages_ends_the_run() -> None:

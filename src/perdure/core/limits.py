@@ -111,6 +111,9 @@ class Limits:
     updates_suggest_continue_as_new_ratio: float = _limit(0.9, "history.maxTotalUpdates.suggestContinueAsNewThreshold")
     # Completions of one workflow task that a worker sends in pages, held until the last.
     workflow_task_completion_buffer_bytes: int = _limit(40 * MIB, "history.workflowTaskCompletionBufferSizeLimit")
+    # All that are held on a server, and which part of it may belong to one namespace; 0 sets no bound.
+    workflow_task_completion_buffer_total_bytes: int = _limit(1024 * MIB, "history.workflowTaskCompletionBufferTotalSizeLimit")
+    workflow_task_completion_buffer_namespace_ratio: float = _limit(0.5, "history.workflowTaskCompletionBufferNamespaceRatio")
     workflow_task_completion_pages: int = _limit(1024)
     # Build ids a reset can go back to.
     auto_reset_points: int = _limit(20, "history.historyMaxAutoResetPoints")

@@ -20,6 +20,7 @@ from perdure.features.workflow.run.external_payloads import count_external_paylo
 from perdure.features.workflow.state import WorkflowState, WorkflowVolatile
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.step_end import EndingStep
+from perdure.features.workflow.task.completion_pages import CompletionBuffer
 from perdure.observability.server_metrics import ServerMetrics
 
 WORKFLOW = "workflow"
@@ -43,6 +44,7 @@ class WorkflowKind:
         self.limits = limits
         self.namespaces = namespaces
         self.metrics = metrics
+        self.completion_buffer = CompletionBuffer()
 
     def new_state(self) -> WorkflowState:
         return WorkflowState()
@@ -51,7 +53,9 @@ class WorkflowKind:
         return WorkflowVolatile()
 
     def step(self, key: RunKey, state: WorkflowState, volatile: WorkflowVolatile, now: int, ids: IdSource) -> WorkflowStep:
-        return EndingStep(self.limits, self.namespaces, self.metrics, self, key, state, volatile, now, ids, state.next_event_id)
+        return EndingStep(
+            self.limits, self.namespaces, self.metrics, self.completion_buffer, self, key, state, volatile, now, ids, state.next_event_id
+        )
 
     def apply_event(self, state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
         EVENT_APPLIERS[event.event_type](state, event, touch)

@@ -8,7 +8,7 @@ task makes are numbered at once.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
 from temporalio.api.command.v1 import Command
@@ -26,6 +26,9 @@ from perdure.features.workflow.registry import ATTRIBUTES, EVENT_APPLIERS
 from perdure.features.workflow.run.metrics import count_close
 from perdure.features.workflow.state import SpeculativeTask, WorkflowState, WorkflowTask, WorkflowVolatile
 from perdure.observability.server_metrics import ServerMetrics
+
+if TYPE_CHECKING:
+    from perdure.features.workflow.task.completion_pages import CompletionBuffer
 
 E = EventType
 
@@ -116,8 +119,11 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
     only that one.
     """
 
-    def __init__(self, limits: Limits, namespaces: NamespaceRegistry, metrics: ServerMetrics, *arguments: Any) -> None:
+    def __init__(
+        self, limits: Limits, namespaces: NamespaceRegistry, metrics: ServerMetrics, completion_buffer: CompletionBuffer, *arguments: Any
+    ) -> None:
         super().__init__(*arguments)
+        self.completion_buffer = completion_buffer
         self.limits = limits
         self.namespaces = namespaces
         self.metrics = metrics

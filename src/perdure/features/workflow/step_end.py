@@ -7,6 +7,7 @@ from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 from perdure.features.workflow import notes
 from perdure.features.workflow.run.closing import SERVER_IDENTITY, terminate
 from perdure.features.workflow.step import WorkflowStep
+from perdure.features.workflow.task.completion_pages import forget_old_pages
 from perdure.features.workflow.task.lifecycle import fail_task, schedule_task, write_task_events
 from perdure.features.workflow.too_big import excess
 from perdure.features.workflow.update.metrics import count_speculative
@@ -41,6 +42,7 @@ class EndingStep(WorkflowStep):
         if reason and state.is_open:
             terminate(self, reason, SERVER_IDENTITY)
         self.may_trail = self.may_trail and state.is_open
+        forget_old_pages(self)
 
 
 def _keep_buffer_small(step: WorkflowStep) -> None:
