@@ -96,8 +96,13 @@ def test_a_worker_limits_the_rate_of_its_queue() -> None:
         metadata.max_tasks_per_second.value = 2
         request = service.PollActivityTaskQueueRequest(namespace="default", task_queue=QUEUE, task_queue_metadata=metadata)
         begun = server.clock.now()
+        hints: list[int] = []
         for _ in range(8):
-            assert (await server.call("PollActivityTaskQueue", request, 30)).task_token
+            task = await server.call("PollActivityTaskQueue", request, 30)
+            assert task.task_token
+            hints.append(task.poller_scaling_decision.poll_request_delta_suggestion)
+        # More polls would not help.
+        assert hints == [1, 1, 0, 0, 0, 0, 0, 0]
         assert 2.9 * SECOND < server.clock.now() - begun < 3.1 * SECOND
         found = await describe(server, ACTIVITY)
         assert found.effective_rate_limit.requests_per_second == 2

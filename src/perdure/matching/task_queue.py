@@ -286,7 +286,7 @@ class TaskQueue:
             return -1
         now = self._clock.now()
         self._hints.change(SCALING_HINTS_PER_SECOND * max(1, len(self.pollers)), now)
-        if not self._hints.take(now) or self._alarm is not None:
+        if not self._hints.take(now) or self.is_held_back:
             return 0
         if self.backlog_count and self.backlog_age() > SCALE_UP_BACKLOG_AGE:
             return 1
