@@ -51,6 +51,29 @@ def test_a_signal_before_the_start_makes_it_a_normal_task() -> None:
     on_virtual_server(test)
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_task_made_normal_has_to_be_taken_in_time_as_before(restarted: bool) -> None:
+    async def test(server: VirtualServer) -> None:
+        await idle(server)
+        call = update(server, "u")
+        await server.pass_time(1)
+        await signal(server)
+        if restarted:
+            await server.restart()
+        await server.pass_time(3.9)
+        assert await event_types(server) == [SCHEDULED, SIGNALED]
+        await server.pass_time(0.2)
+        assert await event_types(server) == [SCHEDULED, SIGNALED, "WORKFLOW_TASK_TIMED_OUT", SCHEDULED]
+        timed_out = (await server.history())[-2].workflow_task_timed_out_event_attributes
+        assert timed_out.timeout_type == TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START
+        task = await next_task(server)
+        assert (task.attempt, len(task.messages)) == (1, 0 if restarted else 1)
+        await complete(server, task)
+        call.cancel()
+
+    on_virtual_server(test)
+
+
 def test_a_change_of_priority_before_the_start_makes_it_a_normal_task() -> None:
     """What was decided before its events were written reads the same behind them."""
 

@@ -59,6 +59,12 @@ class TaskHeartbeat(Note, frozen=True, tag="task-heartbeat"):
     original_scheduled_at: int
 
 
+class TaskMadeNormal(Note, frozen=True, tag="task-made-normal"):
+    """The present task, just scheduled in history, was in memory only before. As before, a worker has to take it until `deadline`."""
+
+    deadline: int
+
+
 class TransientTaskStarted(Note, frozen=True, tag="transient-started"):
     """A transient workflow task was handed to a worker."""
 
@@ -241,6 +247,7 @@ ALL = (
     BufferedEventDropped,
     TransientTaskScheduled,
     TaskHeartbeat,
+    TaskMadeNormal,
     TransientTaskStarted,
     TransientTaskFailed,
     TransientTaskTimedOut,

@@ -8,9 +8,8 @@ from perdure.features.workflow import notes
 from perdure.features.workflow.run.closing import SERVER_IDENTITY, terminate
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.completion_pages import forget_old_pages
-from perdure.features.workflow.task.lifecycle import fail_task, schedule_task, write_task_events
+from perdure.features.workflow.task.lifecycle import fail_task, make_normal, schedule_task
 from perdure.features.workflow.too_big import excess
-from perdure.features.workflow.update.metrics import count_speculative
 
 
 class EndingStep(WorkflowStep):
@@ -27,8 +26,7 @@ class EndingStep(WorkflowStep):
         state, waiting = self.state, self._waiting
         reason = excess(self) if self.has_changes and not self.size_is_checked else ""
         if waiting and self.volatile.speculative is not None:
-            count_speculative(self, "close_transaction")
-            write_task_events(self)
+            make_normal(self)
         if waiting or state.buffer:
             if self.task.is_started or not state.is_open:
                 for event in waiting:

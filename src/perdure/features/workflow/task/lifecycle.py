@@ -43,6 +43,7 @@ from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.failure_series import count_failure, count_timeout, end_series
 from perdure.features.workflow.task.reported_problems import report_problems
 from perdure.features.workflow.update.counts import too_many
+from perdure.features.workflow.update.metrics import count_speculative
 
 BACKOFF_INITIAL = 5 * SECOND
 """By so much the timeout of a task that keeps failing grows first."""
@@ -248,6 +249,21 @@ def write_task_events(step: WorkflowStep, identity: str = "", worker_version: Wo
         attributes.worker_version.CopyFrom(worker_version)
     attributes.scheduled_event_id = step.state.task.scheduled_event_id
     step.event(attributes, at=task.started_at)
+
+
+def make_normal(step: WorkflowStep) -> None:
+    """Write the speculative task, because something else has happened."""
+    task = step.task
+    count_speculative(step, "close_transaction")
+    write_task_events(step)
+    if not task.is_started:
+        step.note(notes.TaskMadeNormal(task.schedule_to_start_deadline))
+
+
+@applies_note(notes.TaskMadeNormal)
+def _made_normal(state: WorkflowState, note: notes.TaskMadeNormal, touch: Touch) -> None:
+    state.task.schedule_to_start_deadline = note.deadline
+    touch(state.task)
 
 
 def task_events(state: WorkflowState, task: WorkflowTask) -> tuple[HistoryEvent, HistoryEvent]:

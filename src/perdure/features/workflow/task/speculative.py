@@ -4,7 +4,7 @@ The rows of the table in ``task/lifecycle.py`` that are about them:
 
 - A speculative task is scheduled for an update when no other task is pending. It has the event ids that its events would have.
 - As soon as an event arrives that tells the worker something new, it becomes a normal task: its events are written, then the others get
-  their ids.
+  their ids. It still times out if nobody takes it in the time that a speculative task has.
 - Completed with nothing but rejections, it is discarded, and the worker told to forget its events; completed with anything else, its
   events are written.
 - When it fails or times out, its events are written first.
