@@ -7,11 +7,15 @@ from datetime import timedelta
 
 import pytest
 from temporalio.api.command.v1 import Command
-from temporalio.api.enums.v1 import CommandType, HistoryEventFilterType
+from temporalio.api.common.v1 import RetryPolicy
+from temporalio.api.enums.v1 import CommandType, HistoryEventFilterType, TimeoutType
+from temporalio.api.failure.v1 import Failure
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.workflowservice import v1 as api
 from temporalio.client import Client
 from temporalio.service import RPCError
 
+from perdure.core.clock import SECOND, to_duration
 from perdure.core.limits import Limits
 from tests.support.inspected import inspected_server
 from tests.support.requests import events, execution, names, payloads, poll, signal, start, terminate
@@ -155,6 +159,45 @@ async def test_the_close_event_is_what_a_result_is_read_from(client: Client) -> 
     await start(client, "w")
     closed = await service.get_workflow_execution_history(request(run_id=run_id, history_event_filter_type=CLOSE_EVENT))
     assert names(list(closed.history.events)) == ["WORKFLOW_EXECUTION_TERMINATED"]
+
+
+async def close_of(client: Client, run_id: str, **headers: str) -> HistoryEvent:
+    """What a client that waits for the result of a run is given."""
+    wanted = request(run_id=run_id, wait_new_event=True, history_event_filter_type=CLOSE_EVENT)
+    (event,) = (await client.workflow_service.get_workflow_execution_history(wanted, metadata=headers)).history.events
+    return event
+
+
+async def test_a_client_that_knows_one_way_to_go_on_finds_the_next_run_there(client: Client) -> None:
+    """The close of a retried run reads as a continue-as-new, unless the client says that it looks for the next run in any close."""
+    policy = RetryPolicy(initial_interval=to_duration(SECOND), maximum_attempts=2)
+    run_id = (await start(client, "w", retry_policy=policy)).run_id
+    failure = Failure(message="not yet", application_failure_info={"type": "Early"})
+    failed = Command(command_type=CommandType.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION)
+    failed.fail_workflow_execution_command_attributes.failure.CopyFrom(failure)
+    await turn(client, failed)
+    real = (await events(client, "w", run_id))[-1]
+    assert names([real]) == ["WORKFLOW_EXECUTION_FAILED"]
+    assert await close_of(client, run_id, **{"supported-features": "other,follows-next-run-id"}) == real
+    told = await close_of(client, run_id)
+    assert names([told]) == ["WORKFLOW_EXECUTION_CONTINUED_AS_NEW"]
+    assert (told.event_id, told.event_time, told.task_id) == (real.event_id, real.event_time, real.task_id)
+    attributes = told.workflow_execution_continued_as_new_event_attributes
+    assert attributes.new_execution_run_id == real.workflow_execution_failed_event_attributes.new_execution_run_id
+    assert attributes.failure == failure
+    await turn(client, failed)
+    assert names([await close_of(client, attributes.new_execution_run_id)]) == ["WORKFLOW_EXECUTION_FAILED"]
+
+
+async def test_the_close_of_a_run_that_ran_out_of_time_leads_on_too(client: Client) -> None:
+    policy = RetryPolicy(initial_interval=to_duration(SECOND), maximum_attempts=2)
+    run_id = (await start(client, "w", retry_policy=policy, workflow_run_timeout=timedelta(milliseconds=50))).run_id
+    told = await close_of(client, run_id)
+    (real,) = (await events(client, "w", run_id))[-1:]
+    attributes = told.workflow_execution_continued_as_new_event_attributes
+    assert attributes.new_execution_run_id == real.workflow_execution_timed_out_event_attributes.new_execution_run_id
+    assert attributes.failure.timeout_failure_info.timeout_type == TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE
+    assert attributes.failure.message == "workflow timeout"
 
 
 async def test_the_retry_of_a_task_is_shown_to_programs_only(client: Client) -> None:

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from temporalio import workflow
 from temporalio.api.enums.v1 import EventType, RetryState
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
+from temporalio.client import Client, WorkflowContinuedAsNewError, WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.common import RetryPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import (
     ApplicationError,
@@ -232,9 +232,13 @@ async def test_a_cron_schedule_hands_on_its_result(client: Client, queue: str) -
     for expected in (1, 2):
         run = client.get_workflow_handle(handle.id, run_id=run_id)
         await until(lambda run=run: ended(run))
-        assert await client.get_workflow_handle(handle.id, run_id=run_id, result_type=int).result(follow_runs=False) == expected
         *_, close = (await run.fetch_history()).events
-        run_id = close.workflow_execution_completed_event_attributes.new_execution_run_id
+        attributes = close.workflow_execution_completed_event_attributes
+        assert await client.data_converter.decode(attributes.result.payloads, [int]) == [expected]
+        with pytest.raises(WorkflowContinuedAsNewError) as continued:
+            await run.result(follow_runs=False)
+        assert continued.value.new_execution_run_id == attributes.new_execution_run_id
+        run_id = attributes.new_execution_run_id
     await handle.terminate()
 
 

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from perdure.core.call import WORKFLOW_SERVICE, Call, Handler
 from perdure.core.clock import SECOND, Alarm, Clock
 from perdure.core.errors import ApiError, Code, unavailable
+from perdure.features.workflow.rpc.history import FOLLOWS_NEXT_RUN
 from perdure.rpc.dispatch import Dispatcher
 from perdure.testing.virtual_time import VirtualClock
 
@@ -141,7 +142,10 @@ class SimulatedNetwork:
         if endpoint is None or not endpoint.process.is_alive or self._rng.random() < self.faults.lost_request:
             raise unavailable("no connection")
         self._numbers += 1
-        headers = {"client-name": client} if client else {}
+        # So that they are shown the events that were recorded, and nothing in their place.
+        headers = {"supported-features": FOLLOWS_NEXT_RUN}
+        if client:
+            headers["client-name"] = client
         call = Call(method, headers, deadline=self._clock.now() + int(timeout * SECOND))
         is_waiting = True
         call.is_connected = lambda: is_waiting

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from temporalio.api.enums.v1 import HistoryEventFilterType
-from temporalio.api.history.v1 import History
+from temporalio.api.enums.v1 import EventType, HistoryEventFilterType
+from temporalio.api.history.v1 import History, HistoryEvent
 from temporalio.api.workflowservice.v1 import (
     GetWorkflowExecutionHistoryRequest,
     GetWorkflowExecutionHistoryResponse,
@@ -21,6 +21,7 @@ from perdure.core.errors import invalid_argument
 from perdure.core.records import field_bytes
 from perdure.features.workflow.rpc.paging import HistoryPages, PageToken, decode_page_token, encode_page_token
 from perdure.features.workflow.rpc.waiting import Patience
+from perdure.features.workflow.run.closing import run_timeout_failure
 from perdure.features.workflow.services import WorkflowExecution, WorkflowServices
 from perdure.features.workflow.state import Status
 from perdure.features.workflow.task.lifecycle import unwritten_events
@@ -28,6 +29,9 @@ from perdure.features.workflow.validation import check_execution
 
 WRITTEN_ONLY = frozenset({"temporal-cli", "temporal-ui"})
 """Clients that show histories to people, and would show events that may yet turn out never to have been."""
+
+FOLLOWS_NEXT_RUN = "follows-next-run-id"
+"""What a client says that looks for the next run of a workflow in every event that ends a run."""
 
 HISTORY_TAG = b"\x0a"
 """Field 1, length-delimited: ``history`` in both responses."""
@@ -71,7 +75,8 @@ class HistoryRpc:
             execution = await self._wait(execution, call, None)
         state = execution.state
         if not state.is_open:
-            return _response(await self._pages.one(execution, state.close_event_id))
+            event = await self._pages.one(execution, state.close_event_id)
+            return _response(_as_continued(event) if state.new_run_id and not _follows_runs(call) else event)
         if request.wait_new_event:
             return _response(b"", encode_page_token(PageToken(run_id, execution.durable_event_id + 1, 0)))
         if state.status != Status.RUNNING:
@@ -128,6 +133,40 @@ def _unwritten(execution: WorkflowExecution, call: Call) -> bytes:
     if call.headers.get("client-name") in WRITTEN_ONLY:
         return b""
     return History(events=unwritten_events(execution.state, execution.volatile)).SerializeToString()
+
+
+def _follows_runs(call: Call) -> bool:
+    """Whether the client says that it finds the next run in any closing event."""
+    return FOLLOWS_NEXT_RUN in call.headers.get("supported-features", "").split(",")
+
+
+def _as_continued(events: bytes) -> bytes:
+    """The close of a run that is followed by another one, told as if it had continued as new.
+
+    That is where a client that waits for the result looks for the next run, unless it says that it looks elsewhere, too.
+    """
+    close = History.FromString(events).events[0]
+    continued = HistoryEvent(
+        event_id=close.event_id, event_time=close.event_time, version=close.version, task_id=close.task_id,
+        event_type=EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW,
+    )  # fmt: skip
+    attributes = continued.workflow_execution_continued_as_new_event_attributes
+    match close.event_type:
+        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED:
+            completed = close.workflow_execution_completed_event_attributes
+            attributes.new_execution_run_id = completed.new_execution_run_id
+            if completed.HasField("result"):
+                attributes.last_completion_result.CopyFrom(completed.result)
+        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED:
+            failed = close.workflow_execution_failed_event_attributes
+            attributes.new_execution_run_id = failed.new_execution_run_id
+            attributes.failure.CopyFrom(failed.failure)
+        case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT:
+            attributes.new_execution_run_id = close.workflow_execution_timed_out_event_attributes.new_execution_run_id
+            attributes.failure.CopyFrom(run_timeout_failure())
+        case _:
+            return events
+    return History(events=[continued]).SerializeToString()
 
 
 def _response(events: bytes, next_page_token: bytes = b"") -> bytes:

@@ -87,13 +87,18 @@ def terminate(step: WorkflowStep, reason: str, identity: str, details: Payloads 
     close(step, WorkflowExecutionTerminatedEventAttributes(reason=reason, details=details, identity=identity), links=links)
 
 
-@decides(RunTimeout)
-def time_out_run(step: WorkflowStep, job: RunTimeout) -> None:
-    """The next run of a retry policy or cron schedule may follow, unless the whole execution ran out of time."""
-    failure = Failure(
+def run_timeout_failure() -> Failure:
+    """What a run that ran out of time leaves to the one that follows it."""
+    return Failure(
         message="workflow timeout", source="Server",
         timeout_failure_info=TimeoutFailureInfo(timeout_type=TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE),
     )  # fmt: skip
+
+
+@decides(RunTimeout)
+def time_out_run(step: WorkflowStep, job: RunTimeout) -> None:
+    """The next run of a retry policy or cron schedule may follow, unless the whole execution ran out of time."""
+    failure = run_timeout_failure()
     next_run: NextRun | None = None
     retry_state: RetryState.ValueType = RetryState.RETRY_STATE_TIMEOUT
     if not 0 < step.state.execution_deadline <= step.now:
