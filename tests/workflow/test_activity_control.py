@@ -279,6 +279,13 @@ def test_a_run_is_found_by_a_paused_activity_only_while_that_waits(ends: str) ->
             "a valid StartToCloseTimeout or ScheduleToCloseTimeout must be set on the activity. ActivityId=a ActivityType=Activity",
         ),
         ({"activity_options": ActivityOptions(), "update_mask": FieldMask(paths=["task_queue.name"])}, "TaskQueue is not provided"),
+        (
+            {
+                "activity_options": ActivityOptions(task_queue=TaskQueue(name="temporal-sys-per-ns-tq")),
+                "update_mask": FieldMask(paths=["task_queue.name"]),
+            },
+            "cannot use internal per-namespace task queue:temporal-sys-per-ns-tq (in parent component task queue: queue)",
+        ),
         ({"activity_options": ActivityOptions(priority=Priority(priority_key=-1))}, "priority key can't be negative"),
     ],
 )
