@@ -9,7 +9,7 @@ import pytest
 from temporalio.api.command.v1 import Command
 from temporalio.api.common.v1 import RetryPolicy
 from temporalio.api.enums.v1 import CommandType, HistoryEventFilterType, TimeoutType
-from temporalio.api.failure.v1 import Failure
+from temporalio.api.failure.v1 import ApplicationFailureInfo, Failure
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.workflowservice import v1 as api
 from temporalio.client import Client
@@ -172,7 +172,7 @@ async def test_a_client_that_knows_one_way_to_go_on_finds_the_next_run_there(cli
     """The close of a retried run reads as a continue-as-new, unless the client says that it looks for the next run in any close."""
     policy = RetryPolicy(initial_interval=to_duration(SECOND), maximum_attempts=2)
     run_id = (await start(client, "w", retry_policy=policy)).run_id
-    failure = Failure(message="not yet", application_failure_info={"type": "Early"})
+    failure = Failure(message="not yet", application_failure_info=ApplicationFailureInfo(type="Early"))
     failed = Command(command_type=CommandType.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION)
     failed.fail_workflow_execution_command_attributes.failure.CopyFrom(failure)
     await turn(client, failed)
