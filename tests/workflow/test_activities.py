@@ -14,6 +14,7 @@ from temporalio.api.workflowservice import v1 as service
 from perdure.core.clock import HOUR, SECOND
 from perdure.core.errors import ApiError
 from tests.support.activity_calls import (
+    EXECUTION,
     cancel,
     complete,
     complete_workflow,
@@ -26,7 +27,7 @@ from tests.support.activity_calls import (
     seconds,
     signal,
 )
-from tests.support.virtual_server import WORKFLOW_ID, VirtualServer, on_virtual_server, payloads
+from tests.support.virtual_server import QUEUE, WORKFLOW_ID, VirtualServer, on_virtual_server, payloads
 
 GONE = "invalid activityID or activity already timed out or invoking workflow is completed"
 QUICK = RetryPolicy(initial_interval=seconds(1), backoff_coefficient=2)
@@ -110,6 +111,38 @@ def test_heartbeat_details_outlive_attempts_and_restarts() -> None:
         await fail(server, task)
         task = await server.activity_task()
         assert not task.heartbeat_details.payloads
+
+    on_virtual_server(test)
+
+
+def test_a_nameless_worker_is_known_by_its_heartbeats() -> None:
+    async def test(server: VirtualServer) -> None:
+        async def known_as() -> str:
+            described = await server.call(
+                "DescribeWorkflowExecution", service.DescribeWorkflowExecutionRequest(namespace="default", execution=EXECUTION)
+            )
+            return described.pending_activities[0].last_worker_identity
+
+        async def report(task: service.PollActivityTaskQueueResponse, identity: str) -> None:
+            request = service.RecordActivityTaskHeartbeatRequest(namespace="default", task_token=task.task_token, identity=identity)
+            await server.call("RecordActivityTaskHeartbeat", request)
+
+        await begin(server, retry_policy=QUICK)
+        nameless = service.PollActivityTaskQueueRequest(namespace="default", task_queue=QUEUE)
+        task = await server.call("PollActivityTaskQueue", nameless)
+        assert await known_as() == ""
+        await report(task, "first")
+        await report(task, "")
+        await server.restart()
+        assert await known_as() == "first"
+        await fail(server, task)
+        await server.pass_time(2)
+        task = await server.call("PollActivityTaskQueue", nameless)
+        assert await known_as() == "", "nobody has reported from this attempt"
+        await fail(server, task)
+        task = await server.activity_task()
+        await report(task, "other")
+        assert await known_as() == "worker"
 
     on_virtual_server(test)
 

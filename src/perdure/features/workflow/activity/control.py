@@ -101,7 +101,7 @@ def _soon(step: WorkflowStep, jitter: int) -> int:
 def _forget_details(step: WorkflowStep, activity: Activity) -> None:
     if activity.started_at and activity.heartbeat_at:
         # The running attempt must not time out for the heartbeat that is taken from it.
-        heartbeat(step, activity, None)
+        heartbeat(step, activity, None, "")
     else:
         drop_heartbeat(step, activity)
 

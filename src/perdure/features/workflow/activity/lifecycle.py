@@ -50,10 +50,11 @@ from perdure.features.workflow.task.lifecycle import schedule_task
 
 
 class Heartbeat(msgspec.Struct, array_like=True):
-    """Side data of an activity: when its worker last reported, and what."""
+    """Side data of an activity: when its worker last reported, what, and under which name if it had taken the attempt without one."""
 
     at: int
     details: Payloads | None
+    identity: str = ""
 
 
 _HEARTBEAT: Codec[Heartbeat] = Codec(Heartbeat)
@@ -90,12 +91,14 @@ def _taken_back(state: WorkflowState, note: notes.ActivityTakenBack, touch: Touc
 
 
 # -- heartbeats ---------------------------------------------------------------------------------------------------
-def heartbeat(step: WorkflowStep, activity: Activity, details: Payloads | None) -> None:
+def heartbeat(step: WorkflowStep, activity: Activity, details: Payloads | None, identity: str) -> None:
     """The worker is alive; its details survive to the next attempt. None erases those of earlier heartbeats.
 
+    identity: of the worker; kept when it took the attempt without saying who it is, "" leaves what is known.
     A clock that was set back does not bring the timeout nearer: the header may lead to the later time already.
     """
-    step.put_side(heartbeat_name(activity), _HEARTBEAT.encode(Heartbeat(max(step.now, activity.heartbeat_at), details)))
+    name = "" if activity.identity else identity or activity.worker_identity
+    step.put_side(heartbeat_name(activity), _HEARTBEAT.encode(Heartbeat(max(step.now, activity.heartbeat_at), details, name)))
 
 
 def apply_heartbeat(state: WorkflowState, name: str, data: bytes | None, touch: Touch) -> None:
@@ -109,6 +112,7 @@ def apply_heartbeat(state: WorkflowState, name: str, data: bytes | None, touch: 
         touch(activity)
     activity.heartbeat_at = beat.at
     activity.heartbeat_details = beat.details
+    activity.heartbeat_identity = beat.identity
     count_bytes(state, activity)
 
 
@@ -117,6 +121,7 @@ def clear_heartbeats(state: WorkflowState) -> None:
     for activity in state.activities.values():
         activity.heartbeat_at = 0
         activity.heartbeat_details = None
+        activity.heartbeat_identity = ""
         count_bytes(state, activity)
 
 

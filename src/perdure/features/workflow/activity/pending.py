@@ -19,7 +19,7 @@ def pending_activity_info(activity: Activity, now: int) -> PendingActivityInfo:
     info = PendingActivityInfo(
         activity_id=activity.activity_id, activity_type=activity.attributes.activity_type, state=_state(activity), attempt=activity.attempt,
         maximum_attempts=activity.settings.retry_policy.maximum_attempts, scheduled_time=to_timestamp(activity.scheduled_at),
-        last_worker_identity=activity.identity, last_failure=activity.last_failure, priority=activity.priority,
+        last_worker_identity=activity.worker_identity, last_failure=activity.last_failure, priority=activity.priority,
         paused=activity.pause is not None, activity_options=_options(activity),
     )  # fmt: skip
     if activity.started_at:

@@ -136,6 +136,7 @@ def await_attempt(activity: Activity, at: int) -> None:
         activity.reset_heartbeat = False
         activity.heartbeat_at = 0
         activity.heartbeat_details = None
+        activity.heartbeat_identity = ""
 
 
 def heartbeat_name(activity: Activity) -> str:

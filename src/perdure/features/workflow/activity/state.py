@@ -41,7 +41,8 @@ class Activity(msgspec.Struct):
     identity: of the worker that took the latest attempt. last_failure, last_attempt_complete_at: of the latest attempt that failed.
     exempt: an operator let it go on though its run is on hold. reset_requested: an operator reset it while an attempt ran;
     reset_heartbeat: the next attempt begins without heartbeat details.
-    heartbeat_at, heartbeat_details: beside the journal, overwritten. attributes_bytes, counted_bytes: see :func:`count_bytes`.
+    heartbeat_at, heartbeat_details, heartbeat_identity: beside the journal, overwritten; see ``lifecycle.Heartbeat``.
+    attributes_bytes, counted_bytes: see :func:`count_bytes`.
     """
 
     scheduled_event_id: int
@@ -65,12 +66,19 @@ class Activity(msgspec.Struct):
     reset_heartbeat: bool = False
     heartbeat_at: int = 0
     heartbeat_details: Payloads | None = None
+    heartbeat_identity: str = ""
     attributes_bytes: int = 0
     counted_bytes: int = 0
 
     @property
     def activity_id(self) -> str:
         return self.attributes.activity_id
+
+    @property
+    def worker_identity(self) -> str:
+        """Who took the latest attempt; if that was nobody with a name, who sends the heartbeats of the running one."""
+        reports = self.started_at and self.heartbeat_at >= self.started_at
+        return self.identity or (self.heartbeat_identity if reports else "")
 
     @property
     def settings(self) -> ActivityOptions | ActivityTaskScheduledEventAttributes:

@@ -89,7 +89,7 @@ class ActivityAnswers:
             response.cancel_requested = activity.cancel_requested
             response.activity_paused = activity.pause is not None
             response.activity_reset = activity.reset_requested
-            activities.heartbeat(step, activity, details)
+            activities.heartbeat(step, activity, details, identity)
 
         await self._change(target, change)
         return response
@@ -125,7 +125,7 @@ class ActivityAnswers:
 
         def change(step: WorkflowStep, activity: Activity) -> None:
             if details is not None:
-                activities.heartbeat(step, activity, details)
+                activities.heartbeat(step, activity, details, identity)
             activities.fail_activity(step, activity, failure, identity, worker_version)
 
         await self._change(target, change)
