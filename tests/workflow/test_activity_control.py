@@ -331,6 +331,86 @@ def test_the_newer_calls_address_a_workflows_activity_too() -> None:
     on_virtual_server(test)
 
 
+def test_a_pause_without_a_request_id_is_a_request_of_its_own() -> None:
+    async def test(server: VirtualServer) -> None:
+        await begin(server)
+        request = service.PauseActivityExecutionRequest(namespace="default", workflow_id=WORKFLOW_ID, activity_id="a")
+        await server.call("PauseActivityExecution", request)
+        assert await refusal(server.call("PauseActivityExecution", request)) == "activity is already paused"
+
+    on_virtual_server(test)
+
+
+def change_request(*paths: str, **options: Any) -> dict[str, Any]:
+    return {"activity_options": ActivityOptions(**options), "update_mask": FieldMask(paths=paths)}
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "message"),
+    [
+        ("PauseActivityExecution", {"request_id": "r" * 1001}, "request ID exceeds length limit. Length=1001 Limit=1000"),
+        ("UnpauseActivityExecution", {"activity_id": "a" * 1001}, "activity ID exceeds length limit. Length=1001 Limit=1000"),
+        ("ResetActivityExecution", {"identity": "i" * 1001}, "identity exceeds length limit. Length=1001 Limit=1000"),
+        ("UpdateActivityExecutionOptions", {"run_id": "x"}, "invalid run id: must be a valid UUID"),
+        ("PauseActivityExecution", {"reason": "r" * (2 * 1024 * 1024 + 1)}, "reason exceeds length limit"),
+        ("UnpauseActivityExecution", {"jitter": seconds(-1)}, "invalid jitter: negative duration"),
+        ("ResetActivityExecution", {"jitter": seconds(-1)}, "invalid jitter: negative duration"),
+        ("UpdateActivityExecutionOptions", {}, "ActivityOptions are not provided"),
+        ("UpdateActivityExecutionOptions", {"activity_options": ActivityOptions()}, "UpdateMask is not provided"),
+        ("UpdateActivityExecutionOptions", change_request(), "UpdateMask must specify at least one path"),
+        ("UpdateActivityExecutionOptions", change_request("priority", "taskQueue.kind"), 'unsupported update_mask path: "taskQueue.kind"'),
+        ("UpdateActivityExecutionOptions", change_request("taskQueue.name"), "taskQueue is not set"),
+        (
+            "UpdateActivityExecutionOptions",
+            change_request("scheduleToStartTimeout", schedule_to_start_timeout=seconds(-1)),
+            "invalid ScheduleToStartTimeout: negative duration",
+        ),
+        (
+            "UpdateActivityExecutionOptions",
+            change_request("priority.fairness_weight", priority=Priority(fairness_weight=-1)),
+            "must be greater than zero",
+        ),
+        (
+            "UpdateActivityExecutionOptions",
+            change_request("retry_policy", retry_policy=RetryPolicy(backoff_coefficient=0.5)),
+            "BackoffCoefficient cannot be less than 1 on retry policy.",
+        ),
+        (
+            "UpdateActivityExecutionOptions",
+            change_request(
+                "retry_policy.initial_interval", "retry_policy.maximum_attempts",
+                retry_policy=RetryPolicy(initial_interval=seconds(-1), maximum_attempts=1),
+            ),
+            "invalid InitialInterval set on retry policy: negative duration",
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("workflow_id", [WORKFLOW_ID, "", "other"])
+def test_the_newer_calls_are_checked_before_anything_is_looked_for(
+    method: str, fields: dict[str, Any], message: str, workflow_id: str
+) -> None:
+    async def test(server: VirtualServer) -> None:
+        await begin(server)
+        before = await shown(server)
+        request = getattr(service, f"{method}Request")(**{"namespace": "default", "workflow_id": workflow_id, "activity_id": "a", **fields})
+        assert await refusal(server.call(method, request)) == message
+        assert await shown(server) == before
+
+    on_virtual_server(test)
+
+
+def test_a_retry_policy_that_replaces_another_one_gets_its_defaults() -> None:
+    async def test(server: VirtualServer) -> None:
+        await begin(server, retry_policy=SLOW)
+        change = change_request("retry_policy", retry_policy=RetryPolicy(maximum_attempts=7))
+        request = service.UpdateActivityExecutionOptionsRequest(namespace="default", workflow_id=WORKFLOW_ID, activity_id="a", **change)
+        answer = await server.call("UpdateActivityExecutionOptions", request)
+        policy = RetryPolicy(initial_interval=seconds(1), backoff_coefficient=2, maximum_interval=seconds(100), maximum_attempts=7)
+        assert answer.activity_options.retry_policy == (await shown(server)).activity_options.retry_policy == policy
+
+    on_virtual_server(test)
+
+
 @pytest.mark.parametrize("method", ["PauseActivity", "UnpauseActivity", "ResetActivity", "UpdateActivityOptions"])
 def test_what_is_not_there_cannot_be_controlled(method: str) -> None:
     async def test(server: VirtualServer) -> None:

@@ -57,13 +57,13 @@ def check_storable(text: str, what: str) -> None:
         raise invalid_argument(f"{what} holds the character U+0000, which no id or name can have.")
 
 
-def check_run_id(run_id: str) -> None:
+def check_run_id(run_id: str, message: str = "RunId is not valid UUID.") -> None:
     """A run id is a UUID or empty."""
     if run_id and not _USUAL_RUN_ID(run_id):
         try:
             uuid.UUID(run_id)  # it knows the unusual spellings, too
         except ValueError:
-            raise invalid_argument("RunId is not valid UUID.") from None
+            raise invalid_argument(message) from None
 
 
 def check_execution(execution: WorkflowExecution | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.activity.v1 import ActivityOptions
@@ -20,6 +20,10 @@ TIMEOUTS = ("schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_
 _INVALID = {name: f"invalid {''.join(word.capitalize() for word in name.split('_'))}" for name in TIMEOUTS}
 _RETRY_FIELDS = ("initial_interval", "backoff_coefficient", "maximum_interval", "maximum_attempts")
 _PRIORITY_FIELDS = ("priority_key", "fairness_key", "fairness_weight")
+_KNOWN_PATHS = {
+    "task_queue.name", *TIMEOUTS, "start_delay", "priority", *(f"priority.{name}" for name in _PRIORITY_FIELDS),
+    "retry_policy", *(f"retry_policy.{name}" for name in _RETRY_FIELDS),
+}  # fmt: skip
 
 Options = ActivityOptions | ActivityTaskScheduledEventAttributes
 """Both name task queue, timeouts, retry policy and priority alike."""
@@ -82,6 +86,36 @@ def normalize_timeouts(to_close: int, to_start: int, start_to_close: int, heartb
 
 
 # -- changing them later ------------------------------------------------------------------------------------------
+def check_change(change: ActivityOptions, paths: Sequence[str], limits: Limits) -> None:
+    """Refuse a change of options by what it says itself: the checks of the newer calls. paths: of the field mask, as they were sent.
+
+    A retry policy that is given as a whole gets its defaults. Raises ApiError INVALID_ARGUMENT.
+    """
+    if not paths:
+        raise invalid_argument("UpdateMask must specify at least one path")
+    changed = mask_paths(paths)
+    for path in paths:
+        if _snake_case(path) not in _KNOWN_PATHS:
+            raise invalid_argument(f'unsupported update_mask path: "{path}"')
+    if "task_queue.name" in changed:
+        check_task_queue(change.task_queue if change.HasField("task_queue") else None, limits.max_id_length)
+    for name in TIMEOUTS:
+        if name in changed:
+            check_duration(getattr(change, name), _INVALID[name])
+    if "priority" in changed:
+        check_priority(change.priority, limits)
+    check_priority(Priority(**{name: getattr(change.priority, name) for name in _PRIORITY_FIELDS if f"priority.{name}" in changed}), limits)
+    if "retry_policy" in changed:
+        fill_retry_policy(change.retry_policy, limits.default_activity_retry)
+        check_retry_policy(change.retry_policy)
+    for name in _RETRY_FIELDS:
+        if f"retry_policy.{name}" in changed:
+            # Each by itself, beside nothing that could be wrong: whether they fit together is seen with those that are in force.
+            alone = RetryPolicy(backoff_coefficient=1)
+            _take(alone, change.retry_policy, name)
+            check_retry_policy(alone)
+
+
 def mask_paths(paths: Iterable[str]) -> set[str]:
     """The paths of a field mask, which may be in snake or camel case, in snake case."""
     return {_snake_case(path) for path in paths}

@@ -31,15 +31,17 @@ from perdure.core.clock import duration_ns
 from perdure.core.errors import invalid_argument, not_found
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow.activity.control import pause_activity, reset_activity, unpause_activity, update_options
-from perdure.features.workflow.activity.options import changed_options, mask_paths, original_options
+from perdure.features.workflow.activity.options import changed_options, check_change, mask_paths, original_options
 from perdure.features.workflow.activity.state import Activity
 from perdure.features.workflow.run.interaction import CLOSED
 from perdure.features.workflow.services import WorkflowServices
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
-from perdure.features.workflow.validation import check_priority
+from perdure.features.workflow.validation import check_duration, check_priority, check_run_id
 
 NO_SUCH_ACTIVITY = "Can't find pending activity with such ID. Invalid activityID or activity already completed"
+NO_OPTIONS = "ActivityOptions are not provided"
+NO_MASK = "UpdateMask is not provided"
 
 Select = Callable[[WorkflowState], list[Activity]]
 Control = Callable[[WorkflowStep, list[Activity]], None]
@@ -112,21 +114,30 @@ class ActivityControlRpc:
 
     async def update_options(self, request: UpdateActivityOptionsRequest, call: Call) -> UpdateActivityOptionsResponse:
         select = _select(request, request.execution.workflow_id, request.WhichOneof("activity"))
+        check_priority(request.activity_options.priority, self._services.limits)
+        _check_restore(request)
         options = await self._update(call, request.execution.workflow_id, request.execution.run_id, select, request)
         return UpdateActivityOptionsResponse(activity_options=options)
 
     # -- one activity ------------------------------------------------------------------------------------------------
     async def pause_execution(self, request: PauseActivityExecutionRequest, call: Call) -> PauseActivityExecutionResponse:
-        select = self._select_one(request)
+        self._check(request)
+        if len(request.reason.encode()) > self._services.limits.blob_size_error_bytes:
+            raise invalid_argument("reason exceeds length limit")
+        select = _select_one(request)
+        # Without an id it is a request of its own, not the repetition of another one that had none.
+        request_id = request.request_id or self._services.engine.ids.uuid()
 
         def control(step: WorkflowStep, activities: list[Activity]) -> None:
-            pause_activity(step, activities[0], request.identity, request.reason, request.request_id)
+            pause_activity(step, activities[0], request.identity, request.reason, request_id)
 
         await self._control(call, request.workflow_id, request.run_id, select, control)
         return PauseActivityExecutionResponse()
 
     async def unpause_execution(self, request: UnpauseActivityExecutionRequest, call: Call) -> UnpauseActivityExecutionResponse:
-        select = self._select_one(request)
+        self._check(request)
+        check_duration(request.jitter, "invalid jitter")
+        select = _select_one(request)
 
         def control(step: WorkflowStep, activities: list[Activity]) -> None:
             unpause_activity(step, activities[0], reset_attempts=False, reset_heartbeat=False, jitter=duration_ns(request.jitter))
@@ -135,7 +146,9 @@ class ActivityControlRpc:
         return UnpauseActivityExecutionResponse()
 
     async def reset_execution(self, request: ResetActivityExecutionRequest, call: Call) -> ResetActivityExecutionResponse:
-        select = self._select_one(request)
+        self._check(request)
+        check_duration(request.jitter, "invalid jitter")
+        select = _select_one(request)
 
         def control(step: WorkflowStep, activities: list[Activity]) -> None:
             reset_activity(
@@ -149,11 +162,19 @@ class ActivityControlRpc:
     async def update_execution_options(
         self, request: UpdateActivityExecutionOptionsRequest, call: Call
     ) -> UpdateActivityExecutionOptionsResponse:
-        options = await self._update(call, request.workflow_id, request.run_id, self._select_one(request), request)
+        self._check(request)
+        _check_restore(request)
+        if not request.restore_original:
+            if not request.HasField("activity_options"):
+                raise invalid_argument(NO_OPTIONS)
+            if not request.HasField("update_mask"):
+                raise invalid_argument(NO_MASK)
+            check_change(request.activity_options, request.update_mask.paths, self._services.limits)
+        options = await self._update(call, request.workflow_id, request.run_id, _select_one(request), request)
         return UpdateActivityExecutionOptionsResponse(activity_options=options)
 
-    def _select_one(self, request: ByExecution) -> Select:
-        """The activity of a workflow that a request names, after the official checks of such requests."""
+    def _check(self, request: ByExecution) -> None:
+        """The official checks of what such requests have in common."""
         limit = self._services.limits.max_id_length
         checked = (("request ID", request.request_id), ("activity ID", request.activity_id), ("identity", request.identity))
         for what, text in checked:
@@ -161,10 +182,7 @@ class ActivityControlRpc:
                 raise invalid_argument("activity ID is required")
             if (length := len(text.encode())) > limit:
                 raise invalid_argument(f"{what} exceeds length limit. Length={length} Limit={limit}")
-        if not request.workflow_id:
-            # Without a workflow it is an activity of its own.
-            raise not_found(f"activity not found for ID: {request.activity_id}")
-        return lambda state: _named(state, request.activity_id)
+        check_run_id(request.run_id, "invalid run id: must be a valid UUID")
 
     # -- what all of them do -------------------------------------------------------------------------------------------
     async def _update(
@@ -172,14 +190,11 @@ class ActivityControlRpc:
         request: UpdateActivityOptionsRequest | UpdateActivityExecutionOptionsRequest,
     ) -> ActivityOptions:  # fmt: skip
         """Change or restore options; returns those of the last activity changed."""
-        check_priority(request.activity_options.priority, self._services.limits)
-        if request.restore_original and request.update_mask.paths:
-            raise invalid_argument("Both UpdateMask and RestoreOriginal are provided")
         changed = ActivityOptions()
 
         def select_after_checks(state: WorkflowState) -> list[Activity]:
             if not request.restore_original and not request.HasField("activity_options"):
-                raise invalid_argument("ActivityOptions are not provided")
+                raise invalid_argument(NO_OPTIONS)
             return select(state)
 
         def control(step: WorkflowStep, activities: list[Activity]) -> None:
@@ -189,7 +204,7 @@ class ActivityControlRpc:
                     update_options(step, activity, None)
                 return
             if not request.HasField("update_mask"):
-                raise invalid_argument("UpdateMask is not provided")
+                raise invalid_argument(NO_MASK)
             paths = mask_paths(request.update_mask.paths)
             updates = [
                 (activity, changed_options(activity, request.activity_options, paths, step.limits, step.state.task_queue))
@@ -215,6 +230,19 @@ class ActivityControlRpc:
             control(step, activities)
 
         await self._services.step(call.namespace_id, workflow_id, run_id, decide)
+
+
+def _check_restore(request: UpdateActivityOptionsRequest | UpdateActivityExecutionOptionsRequest) -> None:
+    if request.restore_original and request.update_mask.paths:
+        raise invalid_argument("Both UpdateMask and RestoreOriginal are provided")
+
+
+def _select_one(request: ByExecution) -> Select:
+    """The activity of a workflow that a request names."""
+    if not request.workflow_id:
+        # Without a workflow it is an activity of its own.
+        raise not_found(f"activity not found for ID: {request.activity_id}")
+    return lambda state: _named(state, request.activity_id)
 
 
 def _select(request: _Named, workflow_id: str, which: str | None) -> Select:
