@@ -71,6 +71,19 @@ def test_a_task_that_waits_moves_to_its_new_priority() -> None:
     on_virtual_server(test)
 
 
+def test_an_activity_has_the_priority_that_its_workflow_got_later() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await server.decide(schedule("plain"), schedule("own", priority=Priority(fairness_key="tenant")))
+        await prioritize(server, EXECUTION.workflow_id, 2)
+        tasks = [await server.activity_task() for _ in range(2)]
+        assert {task.activity_id: task.priority for task in tasks} == {
+            "plain": Priority(priority_key=2), "own": Priority(priority_key=2, fairness_key="tenant"),
+        }  # fmt: skip
+
+    on_virtual_server(test)
+
+
 def test_statistics_by_priority() -> None:
     async def test(server: VirtualServer) -> None:
         await start(server, "a")

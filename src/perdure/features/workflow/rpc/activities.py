@@ -93,8 +93,8 @@ class ActivityRpc:
                 return None
             # Built here and now: by the time the start is durable the activity may have gone on.
             response = activity_task(step, activity)
-            if step.state.started.HasField("priority"):
-                response.priority.CopyFrom(merge_priority(step.state.priority, activity.priority))
+            if (priority := step.state.given_priority) is not None:
+                response.priority.CopyFrom(merge_priority(priority, activity.priority))
             return response
 
         for repeated in range(CLAIMS):
