@@ -33,6 +33,8 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 from perdure.app import Server
 from perdure.core.poison_policy import NAMESPACE_KEY
 from perdure.settings import ServerSettings
+from tests.support import task_calls as tasks
+from tests.support.virtual_server import VirtualServer, on_virtual_server
 from tests.support.waiting import until
 
 QUEUE = "pause"
@@ -266,3 +268,37 @@ async def test_good_task_removes_reported_problems(server: Server, client: Clien
     )
     assert await attribute(client, "w", "TemporalReportedProblems") == []
     assert (await handle.describe()).status == WorkflowExecutionStatus.RUNNING
+
+
+def test_a_failure_stays_reported_while_the_attempts_that_follow_time_out() -> None:
+    """SDKs report a failure once. Only what comes as an event takes its place."""
+
+    async def reported(server: VirtualServer) -> list[str]:
+        request = DescribeWorkflowExecutionRequest(namespace="default", execution=tasks.EXECUTION)
+        described = await server.call("DescribeWorkflowExecution", request)
+        found = described.workflow_execution_info.search_attributes.indexed_fields["TemporalReportedProblems"].data
+        return json.loads(found) if found else []
+
+    failed = ["category=WorkflowTaskFailed", "cause=WorkflowTaskFailedCauseWorkflowWorkerUnhandledFailure"]
+
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        await tasks.fail(server, await tasks.poll(server))
+        for _ in range(4):
+            assert await reported(server) == []
+            await tasks.poll(server, timeout=600)
+            await tasks.elapse(server, 60)
+        assert await reported(server) == failed
+        await tasks.fail(
+            server, await tasks.poll(server, timeout=600), WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_NON_DETERMINISTIC_ERROR
+        )
+        assert await reported(server) == failed
+        await server.restart()
+        await tasks.signal(server)
+        await tasks.poll(server, timeout=600)
+        await tasks.elapse(server, 60)
+        assert await reported(server) == ["category=WorkflowTaskTimedOut", "cause=WorkflowTaskTimedOutCauseStartToClose"]
+        await tasks.complete(server, await tasks.poll(server, timeout=600))
+        assert await reported(server) == []
+
+    on_virtual_server(test)

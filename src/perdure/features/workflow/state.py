@@ -83,8 +83,9 @@ class WorkflowTask(msgspec.Struct, gc=False):
     attempt: of the present or next task; more than 1 makes it transient. sticky: it was scheduled to the sticky queue, whose worker has
     until schedule_to_start_deadline to take it; any worker has for a task that was speculative. last_started_event_id: of the last
     completed task (what the worker has seen). last_failure_cause, last_failure: of the latest failure since the last completed task;
-    timed_out: the latest task was not answered in time. taken_back: it never got to its worker, so that its timeout, which follows, does
-    not count. problems: how many counted attempts have failed or timed out since; alike: how many in a row in the same way.
+    shown_cause: of the latest failure or timeout that is an event, None for a timeout. taken_back: it never got to its worker, so that its
+    timeout, which follows, does not count. problems: how many counted attempts have failed or timed out since; alike: how many in a row in
+    the same way.
     """
 
     status: TaskStatus = TaskStatus.NONE
@@ -105,7 +106,7 @@ class WorkflowTask(msgspec.Struct, gc=False):
     last_started_event_id: int = 0
     last_failure_cause: int = 0
     last_failure: Failure | None = None
-    timed_out: bool = False
+    shown_cause: int | None = None
     taken_back: bool = False
     problems: int = 0
     alike: int = 0

@@ -11,22 +11,25 @@ from temporalio.api.failure.v1 import Failure
 from perdure.features.workflow.state import WorkflowTask
 
 
-def count_failure(task: WorkflowTask, cause: int, failure: Failure | None) -> None:
-    """The task failed. cause: ``temporal.api.enums.v1.WorkflowTaskFailedCause``."""
+def count_failure(task: WorkflowTask, cause: int, failure: Failure | None, *, in_history: bool) -> None:
+    """The task failed. cause: ``temporal.api.enums.v1.WorkflowTaskFailedCause``. in_history: an event says so."""
     is_alike = (cause, told(failure)) == (task.last_failure_cause, told(task.last_failure))
     task.alike = task.alike + 1 if is_alike else 1
-    task.last_failure_cause, task.last_failure, task.timed_out = cause, failure, False
+    task.last_failure_cause, task.last_failure = cause, failure
+    if in_history:
+        task.shown_cause = cause
 
 
-def count_timeout(task: WorkflowTask) -> None:
-    """The task was not answered in time."""
+def count_timeout(task: WorkflowTask, *, in_history: bool) -> None:
+    """The task was not answered in time. in_history: an event says so."""
     task.alike += 1
-    task.timed_out = True
+    if in_history:
+        task.shown_cause = None
 
 
 def end_series(task: WorkflowTask) -> None:
     """The task was completed."""
-    task.last_failure, task.last_failure_cause, task.timed_out = None, 0, False
+    task.last_failure, task.last_failure_cause, task.shown_cause = None, 0, None
     task.problems = task.alike = 0
 
 

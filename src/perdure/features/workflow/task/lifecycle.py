@@ -348,7 +348,7 @@ def _failed(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     if attributes.cause in RESETS_ATTEMPT:
         state.task.attempt = 1
     else:
-        count_failure(state.task, attributes.cause, attributes.failure if attributes.HasField("failure") else None)
+        count_failure(state.task, attributes.cause, attributes.failure if attributes.HasField("failure") else None, in_history=True)
     state.close_attempted = attributes.cause == CLOSE_REFUSED
 
 
@@ -358,13 +358,13 @@ def _timed_out(state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
     is_problem = timeout_type != TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START and not state.task.taken_back
     _end(state, touch, counts=is_problem)
     if is_problem:
-        count_timeout(state.task)
+        count_timeout(state.task, in_history=True)
 
 
 @applies_note(notes.TransientTaskTimedOut)
 def _transient_timed_out(state: WorkflowState, note: notes.TransientTaskTimedOut, touch: Touch) -> None:
     _end(state, touch, counts=True)
-    count_timeout(state.task)
+    count_timeout(state.task, in_history=False)
 
 
 @applies_note(notes.TransientTaskFailed)
@@ -373,7 +373,7 @@ def _transient_failed(state: WorkflowState, note: notes.TransientTaskFailed, tou
     if note.cause in RESETS_ATTEMPT:
         state.task.attempt = 1
     else:
-        count_failure(state.task, note.cause, note.failure)
+        count_failure(state.task, note.cause, note.failure, in_history=False)
     state.close_attempted = note.cause == CLOSE_REFUSED
 
 

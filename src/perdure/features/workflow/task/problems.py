@@ -61,9 +61,10 @@ def _rule(step: WorkflowStep) -> PoisonRule:
 
 
 def _keywords(task: WorkflowTask) -> list[str]:
-    if task.timed_out:
+    """What history shows last: workers report a failure once, and the timeouts of the attempts that follow do not hide it."""
+    if task.shown_cause is None:
         return ["category=WorkflowTaskTimedOut", "cause=WorkflowTaskTimedOutCauseStartToClose"]
-    return ["category=WorkflowTaskFailed", f"cause=WorkflowTaskFailedCause{cause_name(task.last_failure_cause)}"]
+    return ["category=WorkflowTaskFailed", f"cause=WorkflowTaskFailedCause{cause_name(task.shown_cause)}"]
 
 
 def _summary(task: WorkflowTask) -> str:
