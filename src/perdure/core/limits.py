@@ -93,6 +93,7 @@ class Limits:
     # The last failure of a retrying activity is kept in the state and truncated to this.
     activity_failure_size_error_bytes: int = _limit(4 * KIB, "limit.mutableStateActivityFailureSize.error")
     activity_failure_size_warn_bytes: int = _limit(2 * KIB, "limit.mutableStateActivityFailureSize.warn")
+    # What one workflow waits for at a time, of each kind.
     pending_activities: int = _limit(2000, "limit.numPendingActivities.error")
     pending_child_executions: int = _limit(2000, "limit.numPendingChildExecutions.error")
     pending_external_signals: int = _limit(2000, "limit.numPendingSignals.error")
@@ -104,6 +105,7 @@ class Limits:
     buffered_events_size_bytes: int = _limit(2 * MIB, "history.maximumBufferedEventsSizeInBytes")
     # Queries that wait for the workflow task in progress; one more is answered "buffer is full".
     buffered_queries: int = _limit(1, "history.MaxBufferedQueryCount")
+    # Updates without an outcome, which are held in memory.
     updates_in_flight: int = _limit(10, "history.maxInFlightUpdates")
     updates_in_flight_payload_bytes: int = _limit(20 * MIB, "history.maxInFlightUpdatePayloads")
     # Update ids are kept for the life of the run, for dedup.
@@ -143,18 +145,23 @@ class Limits:
     workflow_task_retry_max_interval_ns: int = _limit(10 * MINUTE, "history.workflowTaskRetryMaxInterval")
     # Failures in a row after which a workflow is marked as having problems.
     workflow_task_problems_to_mark: int = _limit(5, "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute")
+    # What the retry policy of an activity gets where its owner left a field out.
     default_activity_retry: RetryDefaults = _limit(RetryDefaults(), "history.defaultActivityRetryPolicy")
+    # The same for a workflow that has a retry policy; without one it is not retried.
     default_workflow_retry: RetryDefaults = _limit(RetryDefaults(), "history.defaultWorkflowRetryPolicy")
 
     # -- callbacks --------------------------------------------------------------------------------
+    # Each is a call that the server will make when the workflow or the update has ended.
     callbacks_per_workflow: int = _limit(32, "system.maxCallbacksPerWorkflow")
     callbacks_per_update: int = _limit(32, "system.maxCallbacksPerUpdateID")
     # For executions of the newer kinds, which store each callback on its own.
     callbacks_per_execution: int = _limit(2000, "callback.maxPerExecution")
+    # Where such a call goes, and what it carries along.
     callback_url_length: int = _limit(1000, "frontend.callbackURLMaxLength")
     callback_header_bytes: int = _limit(8 * KIB, "frontend.callbackHeaderMaxLength")
 
     # -- Nexus ------------------------------------------------------------------------------------
+    # Operations that one workflow waits for at a time, and their names.
     nexus_operations_per_workflow: int = _limit(
         30, "component.nexusoperations.limit.operation.concurrency", "nexusoperation.limit.operation.concurrencyPerWorkflow.max"
     )
@@ -168,6 +175,7 @@ class Limits:
     nexus_operation_token_bytes: int = _limit(
         4096, "component.nexusoperations.limit.operation.token.length", "nexusoperation.limit.operation.token.length"
     )
+    # All header fields of a request together.
     nexus_header_bytes: int = _limit(8192, "component.nexusoperations.limit.header.size", "nexusoperation.limit.header.size")
     # A handler answers within this, or says that its operation is asynchronous.
     nexus_request_timeout_ns: int = _limit(10 * SECOND, "component.nexusoperations.request.timeout", "nexusoperation.request.timeout")
@@ -179,6 +187,7 @@ class Limits:
     nexus_schedule_to_close_timeout_ns: int = _limit(
         0, "component.nexusoperations.limit.scheduleToCloseTimeout", "nexusoperation.limit.scheduleToCloseTimeout"
     )
+    # An endpoint of the registry, and a page of their list.
     nexus_endpoint_name_length: int = _limit(200, "limit.endpointNameMaxLength")
     nexus_endpoint_url_length: int = _limit(4 * KIB, "limit.endpointExternalURLMaxLength")
     nexus_endpoint_description_bytes: int = _limit(20_000, "limit.endpointDescriptionMaxSize")
@@ -190,11 +199,13 @@ class Limits:
     unwritten_bytes: int = _limit(128 * MIB)
 
     # -- transport (fixed by the official server, no key) -------------------------------------------
+    # One message of a connection, whatever it holds.
     grpc_message_bytes: int = _limit(4 * MIB)
     http_api_body_bytes: int = _limit(4 * MIB)
     nexus_http_body_bytes: int = _limit(2 * MIB)
 
     # -- pages ------------------------------------------------------------------------------------
+    # What one answer shows at most.
     history_page: int = _limit(256)
     namespace_page_default: int = _limit(100)
     visibility_page: int = _limit(1000, "frontend.visibilityMaxPageSize")
@@ -210,12 +221,15 @@ class Limits:
     concurrent_long_polls_per_namespace: int = _limit(1200, "frontend.namespaceCount")
 
     # -- rates ------------------------------------------------------------------------------------
+    # All calls of a server, and those of one namespace.
     frontend_requests_per_second: int = _limit(2400, "frontend.rps")
     namespace_requests_per_second: int = _limit(2400, "frontend.namespaceRPS")
     # The bucket holds so many seconds of the namespace's rate: short bursts pass.
     namespace_burst_ratio: float = _limit(2.0, "frontend.namespaceBurstRatio")
+    # The same for lists and counts, which search.
     visibility_requests_per_second: int = _limit(10, "frontend.namespaceRPS.visibility")
     visibility_burst_ratio: float = _limit(1.0, "frontend.namespaceBurstRatio.visibility")
+    # Batch operations of one namespace at a time, and what each does in a second.
     batch_operations_concurrent: int = _limit(1, "frontend.MaxConcurrentBatchOperationPerNamespace")
     batch_operations_per_second: int = _limit(50, "worker.batcherRPS")
 
@@ -227,6 +241,7 @@ class Limits:
     bad_binaries: int = _limit(10, "frontend.maxBadBinaries")
     # Classes of urgency in a task queue; a task with a higher number belongs to the last one. Each has counters of its own.
     priority_levels: int = _limit(5, "matching.priorityLevels")
+    # What is known of the versions of workers.
     deployments_per_namespace: int = _limit(100, "matching.maxDeployments")
     versions_per_deployment: int = _limit(100, "matching.maxVersionsInDeployment")
     versions_per_task_queue: int = _limit(200, "matching.maxVersionsInTaskQueue")
@@ -238,6 +253,7 @@ class Limits:
     schedule_catchup_window_ns: int = _limit(365 * DAY)
     schedule_catchup_window_minimum_ns: int = _limit(10 * SECOND)
     schedule_starts_per_second: float = _limit(30.0, "worker.schedulerNamespaceStartWorkflowRPS")
+    # Off on the official server, too.
     workflow_time_skipping_enabled: bool = _limit(False, "frontend.WorkflowTimeSkippingEnabled")
     # A workflow that skips for ever would spin.
     workflow_time_skips_per_session: int = _limit(200, "frontend.WorkflowTimeSkippingMaxSkipPerSession")
