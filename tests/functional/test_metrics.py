@@ -9,12 +9,23 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from temporalio import activity, workflow
+from temporalio.api.activity.v1 import ActivityOptions
+from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import PollWorkflowTaskQueueRequest
+from temporalio.api.workflowservice.v1 import (
+    PauseActivityRequest,
+    PollWorkflowTaskQueueRequest,
+    ResetActivityRequest,
+    UnpauseActivityRequest,
+    UpdateActivityOptionsRequest,
+)
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError, WorkflowUpdateStage
 from temporalio.common import RetryPolicy, WorkflowIDConflictPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
@@ -62,6 +73,8 @@ class Measured:
             await workflow.wait_condition(lambda: False)
         if kind == "fails":
             raise ApplicationError("no")
+        if kind == "obeys":
+            await workflow.execute_activity(act, kind, activity_id="a", task_queue="nobody works here", start_to_close_timeout=LONG)
         await workflow.execute_activity(act, "completes", start_to_close_timeout=LONG)
         for each in ("fails", "is late"):
             try:
@@ -146,6 +159,23 @@ async def completed_task(handle: WorkflowHandle[Measured, None]) -> bool:
     return any(event.HasField("workflow_task_completed_event_attributes") for event in (await handle.fetch_history()).events)
 
 
+async def operate(client: Client) -> None:
+    """Do to an activity whatever an operator can do. It waits in its queue then."""
+    handle = await client.start_workflow(Measured.run, "obeys", id="obeys", task_queue=QUEUE)
+
+    async def has_activity() -> bool:
+        return bool((await handle.describe()).raw_description.pending_activities)
+
+    await until(has_activity)
+    service = client.workflow_service
+    named: dict[str, Any] = {"namespace": "default", "execution": WorkflowExecution(workflow_id="obeys")}
+    await service.pause_activity(PauseActivityRequest(**named, type="act"))
+    await service.unpause_activity(UnpauseActivityRequest(**named, unpause_all=True))
+    await service.reset_activity(ResetActivityRequest(**named, match_all=True))
+    options, mask = ActivityOptions(heartbeat_timeout=Duration(seconds=1)), FieldMask(paths=["heartbeat_timeout"])
+    await service.update_activity_options(UpdateActivityOptionsRequest(**named, id="a", activity_options=options, update_mask=mask))
+
+
 async def failed_task(handle: WorkflowHandle[Measured, None]) -> bool:
     return any(event.HasField("workflow_task_failed_event_attributes") for event in (await handle.fetch_history()).events)
 
@@ -163,6 +193,7 @@ async def test_every_metric_is_fed(measured_server: Server) -> None:
         with pytest.raises(RPCError):
             await client.get_workflow_handle("unknown").describe()
         await waiting
+        await operate(client)
 
         text = await shown(measured_server)
         of_type = {"operation": "CompletionStats", "namespace": "default", "taskqueue": QUEUE, "workflowType": "Measured"}
@@ -172,6 +203,11 @@ async def test_every_metric_is_fed(measured_server: Server) -> None:
         }  # fmt: skip
         assert value(text, "workflow_schedule_to_close_latency_count", **of_type) == 10
         assert value(text, "workflow_schedule_to_close_latency_sum", **of_type) >= 1.0  # one of them ran out of time
+        operated = {"pause": "type", "unpause": "unpause_all", "reset": "match_all", "update_options": "id"}
+        for what, how in operated.items():
+            assert value(text, f"activity_{what}", namespace="default", activity_targeting_method=how) == 1
+        assert value(text, "paused_activities", namespace="default", workflowType="Measured", activityType="act") == 1
+        assert value(text, "activity_heartbeat_count", namespace="default", has_details="false") >= 1
         failed_tasks = {"operation": "RespondWorkflowTaskFailed", "namespace": "default", "failure": "WorkflowWorkerUnhandledFailure"}
         assert value(text, "failed_workflow_tasks", **failed_tasks) >= 1
         asked = {"operation": "UpdateWorkflowExecution", "namespace": "default", "service_name": "frontend"}
@@ -193,7 +229,7 @@ async def test_every_metric_is_fed(measured_server: Server) -> None:
             for family in measured_server.core.registry.families
             if not value(text, family.name) and not value(text, f"{family.name}_count")
         }
-        assert unfed == ONLY_IN_TROUBLE | {"approximate_backlog_count", "approximate_backlog_age_seconds"}
+        assert unfed == ONLY_IN_TROUBLE
     await client.start_workflow(Measured.run, "completes", id="waits for a worker", task_queue="nobody polls this")
     text = await shown(measured_server)
     labels = {"namespace": "default", "taskqueue": "nobody polls this", "task_type": "Workflow"}

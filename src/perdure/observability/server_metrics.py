@@ -127,6 +127,20 @@ class ServerMetrics:
         self.activity_schedule_to_close_latency: Family[Histogram] = registry.histogram(
             "activity_schedule_to_close_latency", "Seconds from schedule to end of an activity.", *_ACTIVITY, service_name=HISTORY
         )
+        self.activity_heartbeat_count: Family[Counter] = registry.counter(
+            "activity_heartbeat_count", "Heartbeats of activities.", "operation", "namespace", "has_details", service_name=HISTORY
+        )
+
+        def operated(name: str, did: str) -> Family[Counter]:
+            return registry.counter(name, f"Calls that {did} activities.", "namespace", "activity_targeting_method", service_name=HISTORY)
+
+        self.activity_pause = operated("activity_pause", "paused")
+        self.activity_unpause = operated("activity_unpause", "unpaused")
+        self.activity_reset = operated("activity_reset", "reset")
+        self.activity_update_options = operated("activity_update_options", "changed the options of")
+        self.paused_activities: Family[Counter] = registry.counter(
+            "paused_activities", "Activities that were paused.", "namespace", "workflowType", "activityType", service_name=HISTORY
+        )
 
     def _task_queues(self, registry: Registry) -> None:
         queue = ("namespace", "taskqueue", "task_type")

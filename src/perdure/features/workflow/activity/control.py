@@ -27,6 +27,7 @@ from perdure.core.execution import Touch
 from perdure.core.limits import LONGEST_DURATION
 from perdure.features.workflow import notes
 from perdure.features.workflow.activity.lifecycle import heartbeat
+from perdure.features.workflow.activity.metrics import count_pause
 from perdure.features.workflow.activity.retry import await_attempt, backoff, drop_heartbeat
 from perdure.features.workflow.activity.state import Activity, ActivityPause, count_bytes
 from perdure.features.workflow.registry import applies_note
@@ -42,6 +43,7 @@ def pause_activity(step: WorkflowStep, activity: Activity, identity: str, reason
             return
         raise failed_precondition("activity is already paused")
     step.note(notes.ActivityPaused(activity.scheduled_event_id, step.now, identity, reason, request_id))
+    count_pause(step, activity)
 
 
 def unpause_activity(step: WorkflowStep, activity: Activity, *, reset_attempts: bool, reset_heartbeat: bool, jitter: int) -> None:

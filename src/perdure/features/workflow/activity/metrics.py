@@ -1,6 +1,8 @@
-"""How attempts of activities end, counted under the official names once it is durable."""
+"""What happens to activities, counted under the official names once it is durable."""
 
 from __future__ import annotations
+
+from temporalio.api.common.v1 import Payloads
 
 from perdure.core.clock import SECOND
 from perdure.features.workflow.activity.state import Activity
@@ -36,6 +38,22 @@ def count_end(step: WorkflowStep, activity: Activity, operation: str, started_at
             metrics.activity_schedule_to_close_latency.labels(*labels).observe((now - first_scheduled_at) / SECOND)
 
     step.after_commit(count)
+
+
+def count_heartbeat(step: WorkflowStep, details: Payloads | None) -> None:
+    """A worker reported."""
+    has_details = "true" if details is not None and details.ByteSize() else "false"
+    step.after_commit(step.metrics.activity_heartbeat_count.labels("RecordActivityTaskHeartbeat", step.namespace.name, has_details).inc)
+
+
+def count_control(step: WorkflowStep, calls: Family[Counter], how: str) -> None:
+    """An operator's call was carried out. how: it named its activities ("id", "type", "match_all" or "unpause_all")."""
+    step.after_commit(calls.labels(step.namespace.name, how).inc)
+
+
+def count_pause(step: WorkflowStep, activity: Activity) -> None:
+    labels = (step.namespace.name, step.state.started.workflow_type.name, activity.attributes.activity_type.name)
+    step.after_commit(step.metrics.paused_activities.labels(*labels).inc)
 
 
 def _counters(metrics: ServerMetrics, operation: str, closed: bool) -> list[Family[Counter]]:

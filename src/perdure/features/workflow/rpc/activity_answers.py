@@ -14,6 +14,7 @@ from perdure.core.errors import invalid_argument, not_found
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow import failures
 from perdure.features.workflow.activity import lifecycle as activities
+from perdure.features.workflow.activity.metrics import count_heartbeat
 from perdure.features.workflow.activity.state import Activity
 from perdure.features.workflow.run.interaction import CLOSED
 from perdure.features.workflow.services import WorkflowServices
@@ -90,6 +91,7 @@ class ActivityAnswers:
             response.activity_paused = activity.pause is not None
             response.activity_reset = activity.reset_requested
             activities.heartbeat(step, activity, details, identity)
+            count_heartbeat(step, details)
 
         await self._change(target, change)
         return response
@@ -126,6 +128,7 @@ class ActivityAnswers:
         def change(step: WorkflowStep, activity: Activity) -> None:
             if details is not None:
                 activities.heartbeat(step, activity, details, identity)
+                count_heartbeat(step, details)
             activities.fail_activity(step, activity, failure, identity, worker_version)
 
         await self._change(target, change)

@@ -31,6 +31,7 @@ from perdure.core.clock import duration_ns
 from perdure.core.errors import invalid_argument, not_found
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow.activity.control import pause_activity, reset_activity, unpause_activity, update_options
+from perdure.features.workflow.activity.metrics import count_control
 from perdure.features.workflow.activity.options import changed_options, check_change, mask_paths, original_options
 from perdure.features.workflow.activity.state import Activity
 from perdure.features.workflow.run.interaction import CLOSED
@@ -42,6 +43,7 @@ from perdure.features.workflow.validation import check_duration, check_priority,
 NO_SUCH_ACTIVITY = "Can't find pending activity with such ID. Invalid activityID or activity already completed"
 NO_OPTIONS = "ActivityOptions are not provided"
 NO_MASK = "UpdateMask is not provided"
+BY_ID = "id"
 
 Select = Callable[[WorkflowState], list[Activity]]
 Control = Callable[[WorkflowStep, list[Activity]], None]
@@ -77,17 +79,18 @@ class ActivityControlRpc:
 
     # -- by id, by type, or all --------------------------------------------------------------------------------------
     async def pause(self, request: PauseActivityRequest, call: Call) -> PauseActivityResponse:
-        select = _select(request, request.execution.workflow_id, request.WhichOneof("activity"))
+        select, how = _select(request, request.execution.workflow_id, request.WhichOneof("activity"))
 
         def control(step: WorkflowStep, activities: list[Activity]) -> None:
             for activity in activities:
                 pause_activity(step, activity, request.identity, request.reason, request.request_id)
+            count_control(step, step.metrics.activity_pause, how)
 
         await self._control(call, request.execution.workflow_id, request.execution.run_id, select, control)
         return PauseActivityResponse()
 
     async def unpause(self, request: UnpauseActivityRequest, call: Call) -> UnpauseActivityResponse:
-        select = _select(request, request.execution.workflow_id, request.WhichOneof("activity"))
+        select, how = _select(request, request.execution.workflow_id, request.WhichOneof("activity"))
 
         def control(step: WorkflowStep, activities: list[Activity]) -> None:
             for activity in activities:
@@ -95,12 +98,13 @@ class ActivityControlRpc:
                     step, activity, reset_attempts=request.reset_attempts, reset_heartbeat=request.reset_heartbeat,
                     jitter=duration_ns(request.jitter),
                 )  # fmt: skip
+            count_control(step, step.metrics.activity_unpause, how)
 
         await self._control(call, request.execution.workflow_id, request.execution.run_id, select, control)
         return UnpauseActivityResponse()
 
     async def reset(self, request: ResetActivityRequest, call: Call) -> ResetActivityResponse:
-        select = _select(request, request.execution.workflow_id, request.WhichOneof("activity"))
+        select, how = _select(request, request.execution.workflow_id, request.WhichOneof("activity"))
 
         def control(step: WorkflowStep, activities: list[Activity]) -> None:
             for activity in activities:
@@ -108,15 +112,16 @@ class ActivityControlRpc:
                     step, activity, reset_heartbeat=request.reset_heartbeat, keep_paused=request.keep_paused,
                     restore_options=request.restore_original_options, jitter=duration_ns(request.jitter),
                 )  # fmt: skip
+            count_control(step, step.metrics.activity_reset, how)
 
         await self._control(call, request.execution.workflow_id, request.execution.run_id, select, control)
         return ResetActivityResponse()
 
     async def update_options(self, request: UpdateActivityOptionsRequest, call: Call) -> UpdateActivityOptionsResponse:
-        select = _select(request, request.execution.workflow_id, request.WhichOneof("activity"))
+        select, how = _select(request, request.execution.workflow_id, request.WhichOneof("activity"))
         check_priority(request.activity_options.priority, self._services.limits)
         _check_restore(request)
-        options = await self._update(call, request.execution.workflow_id, request.execution.run_id, select, request)
+        options = await self._update(call, request.execution.workflow_id, request.execution.run_id, select, how, request)
         return UpdateActivityOptionsResponse(activity_options=options)
 
     # -- one activity ------------------------------------------------------------------------------------------------
@@ -130,6 +135,7 @@ class ActivityControlRpc:
 
         def control(step: WorkflowStep, activities: list[Activity]) -> None:
             pause_activity(step, activities[0], request.identity, request.reason, request_id)
+            count_control(step, step.metrics.activity_pause, BY_ID)
 
         await self._control(call, request.workflow_id, request.run_id, select, control)
         return PauseActivityExecutionResponse()
@@ -141,6 +147,7 @@ class ActivityControlRpc:
 
         def control(step: WorkflowStep, activities: list[Activity]) -> None:
             unpause_activity(step, activities[0], reset_attempts=False, reset_heartbeat=False, jitter=duration_ns(request.jitter))
+            count_control(step, step.metrics.activity_unpause, BY_ID)
 
         await self._control(call, request.workflow_id, request.run_id, select, control)
         return UnpauseActivityExecutionResponse()
@@ -155,6 +162,7 @@ class ActivityControlRpc:
                 step, activities[0], reset_heartbeat=request.reset_heartbeat, keep_paused=request.keep_paused,
                 restore_options=request.restore_original_options, jitter=duration_ns(request.jitter),
             )  # fmt: skip
+            count_control(step, step.metrics.activity_reset, BY_ID)
 
         await self._control(call, request.workflow_id, request.run_id, select, control)
         return ResetActivityExecutionResponse()
@@ -170,7 +178,7 @@ class ActivityControlRpc:
             if not request.HasField("update_mask"):
                 raise invalid_argument(NO_MASK)
             check_change(request.activity_options, request.update_mask.paths, self._services.limits)
-        options = await self._update(call, request.workflow_id, request.run_id, _select_one(request), request)
+        options = await self._update(call, request.workflow_id, request.run_id, _select_one(request), BY_ID, request)
         return UpdateActivityExecutionOptionsResponse(activity_options=options)
 
     def _check(self, request: ByExecution) -> None:
@@ -186,7 +194,7 @@ class ActivityControlRpc:
 
     # -- what all of them do -------------------------------------------------------------------------------------------
     async def _update(
-        self, call: Call, workflow_id: str, run_id: str, select: Select,
+        self, call: Call, workflow_id: str, run_id: str, select: Select, how: str,
         request: UpdateActivityOptionsRequest | UpdateActivityExecutionOptionsRequest,
     ) -> ActivityOptions:  # fmt: skip
         """Change or restore options; returns those of the last activity changed."""
@@ -198,6 +206,7 @@ class ActivityControlRpc:
             return select(state)
 
         def control(step: WorkflowStep, activities: list[Activity]) -> None:
+            count_control(step, step.metrics.activity_update_options, how)
             if request.restore_original:
                 for activity in activities:
                     changed.CopyFrom(original_options(activity))
@@ -245,17 +254,17 @@ def _select_one(request: ByExecution) -> Select:
     return lambda state: _named(state, request.activity_id)
 
 
-def _select(request: _Named, workflow_id: str, which: str | None) -> Select:
-    """The activities that a request means: one by id, those of a type, or all."""
+def _select(request: _Named, workflow_id: str, which: str | None) -> tuple[Select, str]:
+    """The activities that a request means (one by id, those of a type, or all), and which of these it is."""
     if not workflow_id:
         raise invalid_argument("WorkflowId is not set on request.")
     if which is None:
         raise invalid_argument("Either Activity.Id or Activity.Type should be set on request.")
-    if which == "id":
-        return lambda state: _named(state, request.id)
+    if which == BY_ID:
+        return lambda state: _named(state, request.id), which
     if which == "type":
-        return lambda state: [activity for activity in state.activities.values() if activity.attributes.activity_type.name == request.type]
-    return lambda state: list(state.activities.values())
+        return lambda state: [each for each in state.activities.values() if each.attributes.activity_type.name == request.type], which
+    return lambda state: list(state.activities.values()), which
 
 
 def _named(state: WorkflowState, activity_id: str) -> list[Activity]:
