@@ -287,6 +287,13 @@ def test_a_run_is_found_by_a_paused_activity_only_while_that_waits(ends: str) ->
             "cannot use internal per-namespace task queue:temporal-sys-per-ns-tq (in parent component task queue: queue)",
         ),
         ({"activity_options": ActivityOptions(priority=Priority(priority_key=-1))}, "priority key can't be negative"),
+        (
+            {
+                "activity_options": ActivityOptions(retry_policy=RetryPolicy(backoff_coefficient=float("nan"))),
+                "update_mask": FieldMask(paths=["retry_policy"]),
+            },
+            "BackoffCoefficient cannot be less than 1 on retry policy.",
+        ),
     ],
 )
 def test_options_that_make_no_sense_are_refused(change: dict[str, Any], message: str) -> None:
@@ -395,6 +402,21 @@ def test_the_newer_calls_are_checked_before_anything_is_looked_for(
         request = getattr(service, f"{method}Request")(**{"namespace": "default", "workflow_id": workflow_id, "activity_id": "a", **fields})
         assert await refusal(server.call(method, request)) == message
         assert await shown(server) == before
+
+    on_virtual_server(test)
+
+
+def test_an_only_attempt_goes_on_whatever_its_policy_says_of_the_next() -> None:
+    """A policy with one attempt is accepted unseen; paused, its activity has another attempt."""
+
+    async def test(server: VirtualServer) -> None:
+        await begin(server, retry_policy=RetryPolicy(maximum_attempts=1, backoff_coefficient=float("nan")))
+        task = await server.activity_task()
+        await control(server, "PauseActivity")
+        await fail(server, task)
+        await control(server, "UpdateActivityOptions", **change_request("heartbeat_timeout", heartbeat_timeout=seconds(5)))
+        await control(server, "UnpauseActivity")
+        await complete(server, await server.activity_task())
 
     on_virtual_server(test)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from temporalio.api.common.v1 import RetryPolicy
@@ -9,9 +12,9 @@ from temporalio.api.enums.v1 import RetryState, TimeoutType
 from temporalio.api.failure.v1 import ApplicationFailureInfo, CanceledFailureInfo, Failure, ServerFailureInfo, TerminatedFailureInfo
 
 from perdure.core.clock import DAY, MILLISECOND, SECOND, to_duration
-from perdure.core.limits import RetryDefaults
+from perdure.core.limits import LONGEST_DURATION, RetryDefaults
 from perdure.features.workflow.activity.options import normalize_timeouts
-from perdure.features.workflow.activity.retry import is_retryable, next_delay
+from perdure.features.workflow.activity.retry import backoff, is_retryable, next_delay
 from perdure.features.workflow.failures import activity_timeout, truncate
 from perdure.features.workflow.validation import check_retry_policy, fill_retry_policy
 
@@ -82,6 +85,16 @@ def test_a_policy_that_passes_the_checks_has_a_delay(coefficient: float, attempt
         return
     for attempt in (1, 2, 1000, 10**9):
         next_delay(NOW, policy, attempt, 0, None)
+
+
+@pytest.mark.parametrize("coefficient", [math.nan, -2.0, -math.inf])
+def test_a_policy_that_was_never_looked_at_asks_for_no_retry(coefficient: float) -> None:
+    """One attempt: no check has seen the coefficient. An operator's pause or change makes another attempt possible."""
+    policy = RetryPolicy(initial_interval=to_duration(SECOND), backoff_coefficient=coefficient, maximum_attempts=1)
+    check_retry_policy(policy)
+    assert backoff(policy, 2) in (0, LONGEST_DURATION)
+    policy.maximum_attempts = 0
+    assert next_delay(NOW, policy, 2, NOW + SECOND, None) == (0, RetryState.RETRY_STATE_TIMEOUT)
 
 
 def test_which_failures_are_retried() -> None:

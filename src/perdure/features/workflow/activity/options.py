@@ -147,6 +147,11 @@ def changed_options(activity: Activity, change: ActivityOptions, paths: set[str]
     if "retry_policy" in paths:
         _require(change, "retry_policy", "RetryPolicy")
         options.retry_policy.CopyFrom(change.retry_policy)
+        # What it leaves out is none of its faults, and stays out.
+        filled = RetryPolicy()
+        filled.CopyFrom(change.retry_policy)
+        fill_retry_policy(filled, limits.default_activity_retry)
+        check_retry_policy(filled)
     for name in _RETRY_FIELDS:
         if f"retry_policy.{name}" in paths:
             _require(change, "retry_policy", "RetryPolicy")

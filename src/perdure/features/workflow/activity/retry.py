@@ -99,11 +99,17 @@ def requested_delay(failure: Failure | None) -> int | None:
 
 
 def backoff(policy: RetryPolicy, attempt: int) -> int:
-    """Nanoseconds between an attempt and the next by the policy, before its maximum interval."""
+    """Nanoseconds between an attempt and the next by the policy, before its maximum interval; 0 when that says nothing.
+
+    A policy with one attempt is not looked at when it is given, and an operator may ask for another one all the same.
+    """
     try:
-        return min(int(duration_ns(policy.initial_interval) * policy.backoff_coefficient ** (attempt - 1)), LONGEST_DURATION)
+        delay = int(duration_ns(policy.initial_interval) * policy.backoff_coefficient ** (attempt - 1))
     except OverflowError:
         return LONGEST_DURATION
+    except ValueError:  # not a number
+        return 0
+    return max(0, min(delay, LONGEST_DURATION))
 
 
 def bounded(step: WorkflowStep, failure: Failure | None) -> Failure | None:
