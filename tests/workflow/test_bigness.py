@@ -13,9 +13,10 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from temporalio.api.command.v1 import Command, RecordMarkerCommandAttributes
+from temporalio.api.command.v1 import Command, RecordMarkerCommandAttributes, StartChildWorkflowExecutionCommandAttributes
+from temporalio.api.common.v1 import WorkflowType
 from temporalio.api.enums.v1 import CommandType
-from temporalio.api.taskqueue.v1 import StickyExecutionAttributes
+from temporalio.api.taskqueue.v1 import StickyExecutionAttributes, TaskQueue
 from temporalio.api.workflowservice import v1 as service
 
 from perdure.app import Core
@@ -23,6 +24,7 @@ from perdure.core.call import Call
 from perdure.core.clock import SECOND, SystemClock, to_duration
 from perdure.core.execution import ChainKey
 from perdure.core.ids import IdSource
+from perdure.engine.live import AnyExecution
 from perdure.features.workflow.activity.state import Activity
 from perdure.features.workflow.kind import WORKFLOW
 from perdure.observability.metrics import Registry
@@ -30,6 +32,7 @@ from perdure.settings import ServerSettings
 from perdure.store import create_store
 from perdure.testing.bench.requests import schedule_command, start_request
 from tests.support.virtual_server import QUEUE
+from tests.support.waiting import until
 
 MOST = 1.2
 """The design's budget: cost at the end by cost at the start."""
@@ -67,6 +70,15 @@ class Watched(dict[int, Activity]):
     def copy(self) -> dict[int, Activity]:
         self._all()
         return super().copy()
+
+
+def child_command(workflow_id: str) -> Command:
+    attributes = StartChildWorkflowExecutionCommandAttributes(
+        workflow_id=workflow_id, workflow_type=WorkflowType(name="Child"), task_queue=TaskQueue(name="children")
+    )
+    return Command(
+        command_type=CommandType.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION, start_child_workflow_execution_command_attributes=attributes
+    )
 
 
 class Calls:
@@ -108,10 +120,19 @@ class Calls:
         request.execution.workflow_id = "big"
         await self.do(f"{what}Activity", request)
 
+    async def run(self, workflow_id: str = "big") -> AnyExecution:
+        execution = await self._core.engine.read(ChainKey(self._core.namespaces.id_of("default") or "", WORKFLOW, workflow_id), None)
+        assert execution is not None
+        return execution
+
+    async def terminate(self) -> None:
+        request = service.TerminateWorkflowExecutionRequest(namespace="default")
+        request.workflow_execution.workflow_id = "big"
+        await self.do("TerminateWorkflowExecution", request)
+
     async def watch_activities(self) -> Watched:
         """Let the pending activities of the run count who looks at them."""
-        execution = await self._core.engine.read(ChainKey(self._core.namespaces.id_of("default") or "", WORKFLOW, "big"), None)
-        assert execution is not None
+        execution = await self.run()
         watched = execution.state.activities = Watched(execution.state.activities)
         return watched
 
@@ -218,6 +239,36 @@ async def test_a_step_that_changes_all_activities_costs_each_the_same(what: str)
             return await cost(lambda: calls.control(what, type=ACTIVITY_TYPE), 1) / count
 
     few, many = await each(100), await each(2_000)
+    assert many <= MOST * few, f"{many:.0f} instructions for one of many, {few:.0f} for one of few"
+
+
+async def test_the_end_of_a_family_costs_each_child_the_same() -> None:
+    """The parent's close reaches every child, and every child reports its end to a parent that is gone."""
+
+    async def each(count: int) -> float:
+        async with server() as core:
+            calls = Calls(core)
+            await calls.start()
+            await calls.take_task()
+            await calls.decide(*(child_command(f"child {number}") for number in range(count)))
+            parent = await calls.run()
+
+            async def all_begun() -> bool:
+                return all(child.first_run_id for child in parent.state.children.values())
+
+            await until(all_begun)
+            last = await calls.run(f"child {count - 1}")
+
+            async def all_told() -> bool:
+                return not (parent.header.ready or last.header.ready)
+
+            async def end() -> None:
+                await calls.terminate()
+                await until(all_told)
+
+            return await cost(end, 1) / count
+
+    few, many = await each(20), await each(200)
     assert many <= MOST * few, f"{many:.0f} instructions for one of many, {few:.0f} for one of few"
 
 

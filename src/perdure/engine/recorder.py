@@ -228,11 +228,14 @@ class Recorder:
         visible = execution.kind.visible(execution.state)
         execution.shown = shown if visible.is_open else None
         if not visible.is_open:
-            jobs = set(all_jobs(execution.kind, execution.state))
             if execution.entries:
+                jobs = set(all_jobs(execution.kind, execution.state))
                 self._timers.forget([entry for entry in execution.entries if entry.job not in jobs])
-            ready = any(job.at == 0 for job in jobs)
-            wake_at = min((job.at for job in jobs if job.at > 0), default=None)
+                execution.entries = [entry for entry in execution.entries if entry.run is not None]
+            # One of many is enough to know, after each of the many steps that work them off.
+            parts = execution.kind.parts(execution.state)
+            ready = any(job.at == 0 for part in parts for job in part.jobs(execution.state))
+            wake_at = None if ready else min((job.at for job in all_jobs(execution.kind, execution.state)), default=None)
         if fill_header(header, visible, ready, wake_at) or created:
             header.state_transitions = execution.sequence
             group.add_header(header.copy())

@@ -332,6 +332,10 @@ class WorkflowState(msgspec.Struct, gc=False):
 
     def parts(self) -> Iterable[Part]:
         yield self
+        if not self.is_open:
+            # Nothing else means work then. They are told one after the other: whether any is left, the last of them knows.
+            yield from reversed(self.children.values())
+            return
         yield self.task
         yield from self.activities.values()
         yield from self.timers.values()

@@ -204,7 +204,8 @@ class ChildMessages:
             if run is None or not run.state.is_open:
                 # If the parent was reset, however often, it goes on as the current run, which knows the child.
                 run = transaction.current
-                if run is None or not any(is_run_of(state, child) for child in run.state.children.values()):
+                child = run.state.children.get(started.parent_initiated_event_id) if run is not None else None
+                if run is None or child is None or not is_run_of(state, child):
                     return
             child_closed(
                 step_of(transaction, run), started.parent_initiated_event_id, started.first_execution_run_id, key.run_id, close_event
