@@ -29,7 +29,8 @@ _REFUSED: Mapping[int, str] = {
 class MessageAudit:
     """All messages of all runs.
 
-    lineage: of all runs, with their histories. doomed: workflow ids of which runs may have been deleted; what they got is not known.
+    lineage: of all runs, with their histories. doomed: workflow ids of which runs may have been deleted; what they got and sent is not
+    known.
     """
 
     def __init__(self, lineage: Lineage, doomed: Collection[str]) -> None:
@@ -72,8 +73,8 @@ class MessageAudit:
         is_cancel = self._type(messages[0]) == E.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED
         if True in outcomes and not arrivals and target not in self._doomed and not is_cancel:
             yield f"message {messages} to {target} was reported delivered, and is lost"
-        if not all(self._lineage.is_whole(run_id) for run_id, _ in messages):
-            return  # perhaps a run that was deleted has sent it, too
+        if not all(self._lineage.is_whole(run_id) and self._workflow_id(run_id) not in self._doomed for run_id, _ in messages):
+            return  # perhaps a run that was deleted has sent it, too: an earlier one, or one that a reset made
         if arrivals > most:
             yield f"message {messages} to {target} arrived {arrivals} times"
         elif outcomes == {False} and arrivals and most == 1:
@@ -99,6 +100,9 @@ class MessageAudit:
                 if (outcome := _outcome(event)) is not None:
                     message = self._lineage.origin(run_id, outcome[0])
                     self._outcomes[message] = outcome[1] or self._outcomes.get(message, False)
+
+    def _workflow_id(self, run_id: str) -> str:
+        return self._lineage.histories[run_id][0].workflow_execution_started_event_attributes.workflow_id
 
     def _note_inherited(self, run_id: str) -> None:
         """A run that was made by a reset delivers what was under way at the point; but a child is started only once for all."""

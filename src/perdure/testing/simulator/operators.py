@@ -33,7 +33,9 @@ from perdure.testing.simulator.replay import NAMESPACE, WORKFLOW_QUEUE, WORKFLOW
 
 E = EventType
 Exclude = ResetReapplyExcludeType
-TASK_ENDS = frozenset({E.EVENT_TYPE_WORKFLOW_TASK_COMPLETED, E.EVENT_TYPE_WORKFLOW_TASK_FAILED, E.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT})
+TASK_IS_PENDING = frozenset({E.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED, E.EVENT_TYPE_WORKFLOW_TASK_FAILED, E.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT})
+"""Behind these; a failed one is tried again, though history does not show that at once."""
+
 TASK_BEGINS = frozenset({E.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED, E.EVENT_TYPE_WORKFLOW_TASK_STARTED})
 OPTIONS_MASK = FieldMask(paths=["priority"])
 CALLS = (0, 0, 2, 5, 12)
@@ -176,9 +178,9 @@ def _reset_points(history: list[HistoryEvent]) -> tuple[list[int], list[int]]:
         if is_pending:
             points[before not in TASK_BEGINS].append(event.event_id)
         before = event.event_type
-        if before == E.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED:
+        if before in TASK_IS_PENDING:
             is_pending = True
-        elif before in TASK_ENDS:
+        elif before == E.EVENT_TYPE_WORKFLOW_TASK_COMPLETED:
             is_pending = False
     return points
 
