@@ -21,7 +21,7 @@ from perdure.app import Server
 from perdure.core.limits import Limits
 from perdure.settings import ServerSettings
 from tests.support.inspected import inspected_server
-from tests.support.requests import QUEUE, describe, payload, poll, start, start_request
+from tests.support.requests import QUEUE, describe, execution, payload, poll, start, start_request
 from tests.support.waiting import until
 
 DAY = Duration(seconds=86_400)
@@ -152,6 +152,58 @@ async def test_a_deleted_namespace_gives_its_name_back_and_takes_its_runs_along(
 
     await until(gone)
     assert await server.store.count_headers(old, "workflow") == 0
+
+
+async def test_what_is_in_a_deleted_namespace_is_not_for_callers_any_more(client: Client) -> None:
+    await register(client, "n")
+    namespace_id = (await described(client, "n")).namespace_info.id
+    other = await Client.connect(client.service_client.config.target_host, namespace="n")
+    await start(other, "w", namespace="n")
+    task = await poll(other, namespace="n")
+    delete = operator.DeleteNamespaceRequest(namespace="n", namespace_delete_delay=Duration(seconds=60))
+    name = (await client.operator_service.delete_namespace(delete)).deleted_namespace
+    assert (await described(client, name)).namespace_info.state == NamespaceState.NAMESPACE_STATE_DELETED
+    refusal = "Namespace has invalid state: Deleted. Must be Registered or Deprecated."
+    signal = api.SignalWorkflowExecutionRequest(namespace=name, workflow_execution=execution("w"), signal_name="s")
+    answer = api.RespondWorkflowTaskCompletedRequest(task_token=task.task_token)
+    calls = (
+        client.workflow_service.signal_workflow_execution(signal),
+        client.workflow_service.respond_workflow_task_completed(answer),
+        client.workflow_service.update_namespace(api.UpdateNamespaceRequest(namespace=name)),
+    )
+    for call in calls:
+        assert await refused(call) == (RPCStatusCode.FAILED_PRECONDITION, refusal)
+    nothing_starts = await refused(start(other, "w", namespace=name))
+    assert nothing_starts == (RPCStatusCode.FAILED_PRECONDITION, "Namespace has invalid state: Deleted. Must be Registered.")
+    # It may be deleted once more, without the delay: then there is nothing left to refuse.
+    assert (
+        await client.operator_service.delete_namespace(operator.DeleteNamespaceRequest(namespace_id=namespace_id))
+    ).deleted_namespace == name
+
+
+async def test_a_namespace_that_was_only_given_the_state_is_emptied_by_nobody(durable_database: str) -> None:
+    settings = ServerSettings(grpc_port=0, metrics_port=None, database=durable_database)
+    async with Server(settings) as server:
+        client = await Client.connect(server.grpc_address)
+        await register(client, "n")
+        namespace_id = (await described(client, "n")).namespace_info.id
+        await start(client, "w", namespace="n")
+        update = api.UpdateNamespaceRequest(namespace="n", update_info=UpdateNamespaceInfo(state=NamespaceState.NAMESPACE_STATE_DELETED))
+        await client.workflow_service.update_namespace(update)
+    async with Server(settings) as server:
+        client = await Client.connect(server.grpc_address)
+        # By the time that another one is gone, whatever is emptied at the start has had its turn.
+        await register(client, "other")
+        await client.operator_service.delete_namespace(operator.DeleteNamespaceRequest(namespace="other"))
+
+        async def gone() -> bool:
+            return not any("other" in name for name in await listed(client, namespace_filter=NamespaceFilter(include_deleted=True)))
+
+        await until(gone)
+        assert (await described(client, "n")).namespace_info.state == NamespaceState.NAMESPACE_STATE_DELETED
+        assert await server.store.count_headers(namespace_id, "workflow") == 1
+        count = api.CountWorkflowExecutionsRequest(namespace="n")
+        assert (await refused(client.workflow_service.count_workflow_executions(count)))[0] == RPCStatusCode.FAILED_PRECONDITION
 
 
 async def test_the_system_namespace_stays(client: Client) -> None:

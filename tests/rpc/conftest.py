@@ -26,12 +26,17 @@ from perdure.rpc.dispatch import Dispatcher
 from perdure.rpc.grpc_server import GrpcServer
 from perdure.rpc.services import method_table
 
-NAMESPACES = {"default": "id-of-default", "other": "id-of-other", "größe": "id-of-größe"}
+NAMESPACES = {"default": "id-of-default", "other": "id-of-other", "größe": "id-of-größe", "gone": "id-of-gone"}
 
 
 class Namespaces:
+    deleted = frozenset({"id-of-gone"})
+
     def id_of(self, name: str) -> str | None:
         return NAMESPACES.get(name)
+
+    def name_of(self, namespace_id: str) -> str:
+        return next((name for name, known in NAMESPACES.items() if known == namespace_id), namespace_id)
 
 
 def token_namespace(token: bytes) -> str:

@@ -21,6 +21,8 @@ from perdure.rpc.client_versions import in_range, parse_version
 from tests.rpc.conftest import Door, raw_call, refusal
 
 INVALID, MISSING = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
+DELETED = "Namespace has invalid state: Deleted. Must be Registered or Deprecated."
 Respond = ws.RespondActivityTaskCompletedRequest
 LONG = "x" * 1001
 
@@ -38,6 +40,8 @@ LONG = "x" * 1001
         (ws.DescribeNamespaceRequest(namespace=LONG), (INVALID, "Namespace length exceeds limit.")),
         (ops.DeleteNamespaceRequest(), (INVALID, "Namespace not set on request.")),
         (ops.AddSearchAttributesRequest(namespace="nobody"), (MISSING, "Namespace nobody is not found.")),
+        (ws.SignalWorkflowExecutionRequest(namespace="gone"), (PRECONDITION, DELETED)),
+        (Respond(task_token=b"token:id-of-gone"), (PRECONDITION, DELETED)),
         (Respond(), (INVALID, "Task token not set on request.")),
         (Respond(namespace="nobody"), (MISSING, "Namespace nobody is not found.")),
         (Respond(namespace=LONG), (INVALID, "Namespace length exceeds limit.")),

@@ -7,9 +7,10 @@ Every refusal in the server is an :class:`ApiError`. Which error carries which d
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 from google.protobuf.message import Message
-from temporalio.api.enums.v1 import ResourceExhaustedCause, ResourceExhaustedScope
+from temporalio.api.enums.v1 import NamespaceState, ResourceExhaustedCause, ResourceExhaustedScope
 from temporalio.api.errordetails import v1 as details
 
 
@@ -60,6 +61,17 @@ def not_found(message: str) -> ApiError:
 
 def namespace_not_found(namespace: str) -> ApiError:
     return ApiError(Code.NOT_FOUND, f"Namespace {namespace} is not found.", details.NamespaceNotFoundFailure(namespace=namespace))
+
+
+def namespace_invalid_state(name: str, state: NamespaceState.ValueType, allowed: Sequence[NamespaceState.ValueType]) -> ApiError:
+    """allowed: the states in which the call would have been let through."""
+
+    def said(each: NamespaceState.ValueType) -> str:
+        return NamespaceState.Name(each).removeprefix("NAMESPACE_STATE_").capitalize()
+
+    failure = details.NamespaceInvalidStateFailure(namespace=name, state=state, allowed_states=allowed)
+    wanted = " or ".join(map(said, allowed))
+    return ApiError(Code.FAILED_PRECONDITION, f"Namespace has invalid state: {said(state)}. Must be {wanted}.", failure)
 
 
 def failed_precondition(message: str) -> ApiError:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any, Protocol
+
+from temporalio.api.enums.v1 import NamespaceState
 
 from perdure.core.call import Call, Method
 from perdure.core.clock import SECOND, Clock
-from perdure.core.errors import ApiError, Code, failed_precondition, invalid_argument, namespace_not_found
+from perdure.core.errors import ApiError, Code, failed_precondition, invalid_argument, namespace_invalid_state, namespace_not_found
 from perdure.core.limits import Limits
 from perdure.rpc.client_versions import check_client_version
 
@@ -24,6 +26,15 @@ class NamespaceLookup(Protocol):
         """The id of the namespace of that name, None when there is none. Looks only into memory."""
         ...
 
+    def name_of(self, namespace_id: str) -> str:
+        """The name of the namespace of that id, or the id itself when there is none."""
+        ...
+
+    @property
+    def deleted(self) -> Set[str]:
+        """Ids of namespaces whose state says so: what is in them is not for callers any more."""
+        ...
+
 
 TokenNamespace = Callable[[bytes], str]
 """task token → id of the namespace it was made for. Raises ValueError for bytes that are no task token."""
@@ -32,7 +43,11 @@ TokenNamespace = Callable[[bytes], str]
 _LOOKED_UP_BY_HANDLER = frozenset({"RegisterNamespace", "DescribeNamespace", "DeleteNamespace"})
 _WITHOUT_NAMESPACE_NOT_SET = frozenset({"UpdateNamespace", "DeprecateNamespace"}) | _LOOKED_UP_BY_HANDLER
 _NAMESPACE_OPTIONAL = frozenset({"AddSearchAttributes", "RemoveSearchAttributes", "ListSearchAttributes"})
+# These need more than a namespace that is not deleted: their handlers say so.
+_STARTS = frozenset({"StartWorkflowExecution", "SignalWithStartWorkflowExecution"})
 _NAMESPACE_ID_FIELDS = {"DescribeNamespace": "id", "DeleteNamespace": "namespace_id"}
+State = NamespaceState
+_USABLE = (State.NAMESPACE_STATE_REGISTERED, State.NAMESPACE_STATE_DEPRECATED)
 _POLLS = frozenset({"PollWorkflowTaskQueue", "PollActivityTaskQueue", "PollNexusTaskQueue"})
 
 
@@ -65,6 +80,7 @@ class Checks:
         id_field = _NAMESPACE_ID_FIELDS.get(method)
         empty = "Namespace not set on request." if method in _WITHOUT_NAMESPACE_NOT_SET else "Namespace is empty."
         may_be_empty = method in _NAMESPACE_OPTIONAL
+        is_start = method in _STARTS
 
         def check(request: Any, call: Call) -> None:
             name: str = request.namespace
@@ -74,6 +90,8 @@ class Checks:
                 raise invalid_argument(empty)
             self._check_length(name)
             call.namespace_id = self._find(name)
+            if not is_start:
+                self._refuse_deleted(call.namespace_id)
 
         def check_length_only(request: Any, call: Call) -> None:
             name: str = request.namespace
@@ -100,6 +118,7 @@ class Checks:
             raise invalid_argument("Namespace not set on request.")
         if named and named != owner:
             raise invalid_argument("Operation requested with a token from a different namespace.")
+        self._refuse_deleted(owner)
         call.namespace_id = owner
 
     def _find(self, name: str) -> str:
@@ -107,6 +126,10 @@ class Checks:
         if found is None:
             raise namespace_not_found(name)
         return found
+
+    def _refuse_deleted(self, namespace_id: str) -> None:
+        if namespace_id in self._namespaces.deleted:
+            raise namespace_invalid_state(self._namespaces.name_of(namespace_id), State.NAMESPACE_STATE_DELETED, _USABLE)
 
     def _poll_deadline(self, request: Any, call: Call) -> None:
         if call.deadline is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
+from temporalio.api.enums.v1 import NamespaceState
 
 from perdure.core.clock import DAY
 from perdure.core.codec import Codec
@@ -64,6 +65,8 @@ class NamespaceRegistry:
         self.poison_policy = PoisonPolicy()
         self._by_name: dict[str, Namespace] = {}
         self._by_id: dict[str, Namespace] = {}
+        #: Ids of those whose state is DELETED.
+        self.deleted: set[str] = set()
 
     async def load(self) -> None:
         """Read every namespace from the store."""
@@ -141,6 +144,7 @@ class NamespaceRegistry:
     async def remove(self, namespace_id: str) -> None:
         """Forget a deleted namespace and free its name. Calls that are under way still find it by its id."""
         await self._store.delete_resource(RESOURCE_KIND, namespace_id)
+        self.deleted.discard(namespace_id)
         namespace = self._by_id[namespace_id]
         if self._by_name.get(namespace.name) is namespace:
             del self._by_name[namespace.name]
@@ -151,3 +155,5 @@ class NamespaceRegistry:
             self._by_name.pop(old.name, None)
         self._by_name[namespace.name] = namespace
         self._by_id[namespace.id] = namespace
+        if namespace.state == NamespaceState.NAMESPACE_STATE_DELETED:
+            self.deleted.add(namespace.id)

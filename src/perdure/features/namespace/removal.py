@@ -47,7 +47,7 @@ class NamespaceRemoval:
         """Go on with what was being deleted when the server ended. Every kind of execution must be registered."""
         assert self._deleters.keys() == self._engine.kinds.keys()
         for namespace in self._namespaces.all():
-            if namespace.state == NamespaceState.NAMESPACE_STATE_DELETED:
+            if namespace.state == NamespaceState.NAMESPACE_STATE_DELETED and namespace.remove_at:
                 self._empty_later(namespace)
 
     async def stop(self) -> None:

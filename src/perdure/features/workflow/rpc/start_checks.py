@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.enums.v1 import NamespaceState, WorkflowIdConflictPolicy, WorkflowIdReusePolicy
-from temporalio.api.errordetails.v1 import NamespaceInvalidStateFailure
 from temporalio.api.workflowservice.v1 import SignalWithStartWorkflowExecutionRequest, StartWorkflowExecutionRequest
 
 from perdure.core.clock import duration_ns, to_duration
-from perdure.core.errors import ApiError, Code, invalid_argument
+from perdure.core.errors import invalid_argument, namespace_invalid_state
 from perdure.core.ids import IdSource
 from perdure.core.limits import Limits
 from perdure.features.namespace.registry import Namespace
@@ -104,16 +103,8 @@ def check_signal_with_start(
 def check_state(namespace: Namespace) -> None:
     """Nothing new starts in a deprecated namespace. Raises ApiError FAILED_PRECONDITION."""
     if namespace.state != NamespaceState.NAMESPACE_STATE_REGISTERED:
-        state = NamespaceState.Name(namespace.state).removeprefix("NAMESPACE_STATE_").capitalize()  # pyright: ignore[reportArgumentType]
-        raise ApiError(
-            Code.FAILED_PRECONDITION,
-            f"Namespace has invalid state: {state}. Must be Registered.",
-            NamespaceInvalidStateFailure(
-                namespace=namespace.name,
-                state=namespace.state,  # pyright: ignore[reportArgumentType]
-                allowed_states=[NamespaceState.NAMESPACE_STATE_REGISTERED],
-            ),
-        )
+        state: NamespaceState.ValueType = namespace.state  # pyright: ignore[reportAssignmentType]
+        raise namespace_invalid_state(namespace.name, state, [NamespaceState.NAMESPACE_STATE_REGISTERED])
 
 
 def _is_too_long(text: str, limits: Limits) -> bool:
