@@ -85,8 +85,8 @@ class Kind(Protocol[S, V]):
 
     def apply_event(self, state: S, event: HistoryEvent, touch: Touch) -> None: ...
 
-    def number_event(self, state: S, event: HistoryEvent, touch: Touch) -> None:
-        """Take note of an event's id, after it was applied. Most events do not care."""
+    def number_event(self, state: S, event: HistoryEvent, data: bytes, touch: Touch) -> None:
+        """Take note of an event's id, after it was applied. Most events do not care. data: the serialized event."""
         ...
 
     def step(self, key: RunKey, state: S, volatile: V, now: int, ids: IdSource) -> Step[S, V]:

@@ -22,6 +22,9 @@ class Note(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
 
 Record = HistoryEvent | Note
 
+EVENTS_TAG = b"\x0a"
+"""The tag of an event in a ``History``."""
+
 
 class NoteCodec:
     """Encodes and decodes the notes of one kind of execution.
@@ -53,7 +56,7 @@ class NoteCodec:
 
 def event_bytes(event: HistoryEvent) -> bytes:
     """One event as a field of ``History``. Joined, they are the bytes of a ``History``."""
-    return field_bytes(b"\x0a", event.SerializeToString())
+    return field_bytes(EVENTS_TAG, event.SerializeToString())
 
 
 def field_bytes(tag: bytes, data: bytes) -> bytes:

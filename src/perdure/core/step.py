@@ -15,7 +15,7 @@ from temporalio.api.history.v1 import HistoryEvent
 from perdure.core.execution import Kind, RunKey
 from perdure.core.ids import IdSource
 from perdure.core.jobs import Part
-from perdure.core.records import Note, event_bytes
+from perdure.core.records import EVENTS_TAG, Note, field_bytes
 
 S = TypeVar("S")
 V = TypeVar("V")
@@ -77,11 +77,12 @@ class Step(Generic[S, V]):
 
     def append(self, event: HistoryEvent, *, applied: bool = False) -> None:
         """Record an event that has its id, and apply it. applied: its change was applied before; only its number is new."""
-        self._events.append(event_bytes(event))
+        data = event.SerializeToString()
+        self._events.append(field_bytes(EVENTS_TAG, data))
         self.event_count += 1
         if not applied:
             self.kind.apply_event(self.state, event, self.touch)
-        self.kind.number_event(self.state, event, self.touch)
+        self.kind.number_event(self.state, event, data, self.touch)
 
     def finish(self) -> None:
         """Called once by the engine, after the decision: record what was put off to the end of the step."""

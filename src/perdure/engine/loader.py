@@ -156,7 +156,7 @@ def fold(kind: Kind[Any, Any], state: Any, row: JournalRow) -> None:
         else:
             if not kind.is_applied(state):
                 kind.apply_event(state, record, untouched)
-            kind.number_event(state, record, untouched)
+            kind.number_event(state, record, record.SerializeToString(), untouched)
 
 
 def fill_header(header: Header, visible: Visible, ready: bool, wake_at: int | None) -> bool:

@@ -60,9 +60,8 @@ class WorkflowKind:
     def apply_event(self, state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
         EVENT_APPLIERS[event.event_type](state, event, touch)
 
-    def number_event(self, state: WorkflowState, event: HistoryEvent, touch: Touch) -> None:
+    def number_event(self, state: WorkflowState, event: HistoryEvent, data: bytes, touch: Touch) -> None:
         state.next_event_id = event.event_id + 1
-        data = event.SerializeToString()
         state.history_size += len(data)
         count_external_payloads(state, event, data)
         if state.numbering:
