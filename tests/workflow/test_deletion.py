@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import pytest
 from temporalio.api.command.v1 import Command, StartChildWorkflowExecutionCommandAttributes
 from temporalio.api.common.v1 import WorkflowType
-from temporalio.api.enums.v1 import CommandType, EventType
+from temporalio.api.enums.v1 import CommandType, EventType, HistoryEventFilterType
 from temporalio.api.history.v1 import History
 from temporalio.api.workflowservice import v1 as service
 
@@ -128,6 +129,22 @@ def test_a_run_that_owes_nothing_goes_at_once() -> None:
         assert await is_gone(server, WORKFLOW_ID)
         assert server.store.counts.commits == before + 2, "its end, and its removal"
         assert await server.start_workflow() != run_id
+
+    on_virtual_server(test)
+
+
+def test_who_waits_for_the_end_of_a_run_learns_that_it_is_deleted() -> None:
+    async def test(server: VirtualServer) -> None:
+        await server.start_workflow()
+        request = service.GetWorkflowExecutionHistoryRequest(namespace="default", wait_new_event=True)
+        request.execution.workflow_id = WORKFLOW_ID
+        request.history_event_filter_type = HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
+        waiting = asyncio.ensure_future(server.call("GetWorkflowExecutionHistory", request, 20))
+        await server.pass_time(0.1)
+        await delete(server, WORKFLOW_ID)
+        (end,) = (await waiting).history.events
+        attributes = end.workflow_execution_terminated_event_attributes
+        assert (attributes.reason, attributes.identity) == ("Delete workflow execution", "history-service")
 
     on_virtual_server(test)
 

@@ -22,7 +22,7 @@ from perdure.core.execution import RunKey
 from perdure.engine.transaction import Transaction
 from perdure.features.workflow.rpc.waiting import Patience
 from perdure.features.workflow.run.closing import terminate
-from perdure.features.workflow.run.deletion import FRONTEND_IDENTITY, Deletions
+from perdure.features.workflow.run.deletion import Deletions
 from perdure.features.workflow.run.interaction import CLOSED, request_cancel, signal
 from perdure.features.workflow.run.links import check_links, request_link
 from perdure.features.workflow.services import WorkflowServices
@@ -30,6 +30,7 @@ from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.validation import check_execution
 
 DEFAULT_REASON = "terminated by user via frontend"
+DEFAULT_IDENTITY = "frontend-service"
 
 LAST_WORDS = 5 * SECOND
 """How long the caller who deletes a run waits for it to tell its children and its parent that it is gone."""
@@ -95,7 +96,7 @@ class InteractionRpc:
                 raise not_found(CLOSED)
             _check_first_run(step, request.first_execution_run_id)
             details = request.details if request.HasField("details") else None
-            terminate(step, request.reason or DEFAULT_REASON, request.identity or FRONTEND_IDENTITY, details, list(request.links))
+            terminate(step, request.reason or DEFAULT_REASON, request.identity or DEFAULT_IDENTITY, details, list(request.links))
 
         run_id = "" if request.first_execution_run_id else execution.run_id
         await self._services.step(call.namespace_id, execution.workflow_id, run_id, decide)

@@ -20,13 +20,12 @@ from perdure.features.workflow import notes
 from perdure.features.workflow.jobs import DeleteRun
 from perdure.features.workflow.other_runs.messenger import Messenger
 from perdure.features.workflow.registry import applies_note
-from perdure.features.workflow.run.closing import terminate
+from perdure.features.workflow.run.closing import SERVER_IDENTITY, terminate
 from perdure.features.workflow.services import step_of
 from perdure.features.workflow.state import WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 
 REASON = "Delete workflow execution"
-FRONTEND_IDENTITY = "frontend-service"
 
 
 class Deletions:
@@ -70,7 +69,7 @@ class Deletions:
 def _request_deletion(step: WorkflowStep) -> bool:
     """Whether the run can be deleted at once."""
     if step.state.is_open:
-        terminate(step, REASON, FRONTEND_IDENTITY)
+        terminate(step, REASON, SERVER_IDENTITY)
     if not _owes(step.state):
         return True
     if not step.state.is_to_be_deleted:
