@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from google.protobuf.duration_pb2 import Duration
+from hypothesis import example, given
 from hypothesis import strategies as st
 from temporalio.api.common.v1 import RetryPolicy
 from temporalio.api.enums.v1 import RetryState, TimeoutType
 from temporalio.api.failure.v1 import ApplicationFailureInfo, CanceledFailureInfo, Failure, ServerFailureInfo, TerminatedFailureInfo
 
 from perdure.core.clock import DAY, MILLISECOND, SECOND, to_duration
+from perdure.core.errors import ApiError
 from perdure.core.limits import LONGEST_DURATION, RetryDefaults
 from perdure.features.workflow.activity.options import normalize_timeouts
 from perdure.features.workflow.activity.retry import backoff, is_retryable, next_delay
@@ -75,13 +77,21 @@ def test_timeouts_never_exceed_each_other(to_close: int, to_start: int, start_to
     assert normalize_timeouts(*filled, run_timeout) == filled
 
 
-@given(st.floats(), st.integers(-10, 10))
-def test_a_policy_that_passes_the_checks_has_a_delay(coefficient: float, attempts: int) -> None:
-    policy = RetryPolicy(backoff_coefficient=coefficient, maximum_attempts=attempts)
+seconds_of_any_duration = st.integers(-(2**63), 2**63 - 1)
+
+
+@given(st.floats(), st.integers(-10, 10), seconds_of_any_duration, st.just(0) | seconds_of_any_duration)
+@example(2.0, 0, 2**62, 0)
+@example(2.0, 0, -(2**62), 0)
+def test_a_policy_that_passes_the_checks_has_a_delay(coefficient: float, attempts: int, initial: int, longest: int) -> None:
+    policy = RetryPolicy(
+        initial_interval=Duration(seconds=initial), backoff_coefficient=coefficient, maximum_interval=Duration(seconds=longest),
+        maximum_attempts=attempts,
+    )  # fmt: skip
     fill_retry_policy(policy, RetryDefaults())
     try:
         check_retry_policy(policy)
-    except Exception:
+    except ApiError:
         return
     for attempt in (1, 2, 1000, 10**9):
         next_delay(NOW, policy, attempt, 0, None)

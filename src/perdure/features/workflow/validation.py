@@ -116,7 +116,9 @@ def fill_retry_policy(policy: RetryPolicy, defaults: RetryDefaults) -> None:
     if not duration_ns(policy.initial_interval):
         policy.initial_interval.CopyFrom(to_duration(defaults.initial_interval_ns))
     if not duration_ns(policy.maximum_interval):
-        policy.maximum_interval.CopyFrom(to_duration(int(defaults.maximum_interval_coefficient) * duration_ns(policy.initial_interval)))
+        longest = int(defaults.maximum_interval_coefficient) * duration_ns(policy.initial_interval)
+        # Whatever the initial interval is, it is checked later: here it must only fit.
+        policy.maximum_interval.CopyFrom(to_duration(max(-LONGEST_DURATION, min(longest, LONGEST_DURATION))))
     if not policy.backoff_coefficient:
         policy.backoff_coefficient = defaults.backoff_coefficient
 
