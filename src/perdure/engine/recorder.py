@@ -68,11 +68,13 @@ class Recorder:
         """Give a transaction's records to the writer. None: it recorded nothing."""
         for step in transaction.steps.values():
             step.finish()
-        changed: list[tuple[AnyExecution, AnyStep]] = []
+        # Encoded before anything else is changed: what cannot be written fails here, and is undone as a whole.
+        changed: list[tuple[AnyExecution, AnyStep, bytes]] = []
         volatile: list[tuple[AnyExecution, AnyStep]] = []
         for uid, step in transaction.steps.items():
             if step.has_records:
-                changed.append((transaction.executions[uid], step))
+                execution = transaction.executions[uid]
+                changed.append((execution, step, execution.kind.notes.encode(step.notes)))
             if step.volatile_changed:
                 volatile.append((transaction.executions[uid], step))
         if len(changed) == 1 and changed[0][1].may_trail and not self._writer.is_fenced:
@@ -91,9 +93,9 @@ class Recorder:
                 group.headers[uid].is_current = False
         if transaction.created:
             self._cache.chains[transaction.key] = transaction.chain
-        for execution, step in changed:
+        for execution, step, notes in changed:
             self._copy_rows(group, execution, transaction.copied.get(execution.uid, ()))
-            self._record(group, execution, step, created=execution.uid in transaction.created)
+            self._record(group, execution, step, notes, created=execution.uid in transaction.created)
         self.catch_up(transaction.chain)
         for execution, step in volatile:
             self._show_volatile(execution, step, group)
@@ -109,9 +111,9 @@ class Recorder:
             for effect in effects:
                 effect()
 
-    def _let_trail(self, transaction: Transaction, execution: AnyExecution, step: AnyStep) -> None:
+    def _let_trail(self, transaction: Transaction, execution: AnyExecution, step: AnyStep, notes: bytes) -> None:
         """Keep a step's records back until the execution changes again; see :mod:`perdure.engine.trailing`."""
-        row = self._append(execution, step)
+        row = self._append(execution, step, notes)
         jobs = [job for part in step.touched.values() for job in part.jobs(execution.state)]
         self.trailing.add(execution, row, jobs)
         self._agenda.schedule(execution, jobs, execution.group)
@@ -183,11 +185,11 @@ class Recorder:
         if rows and self.inspector is not None:
             self.inspector.forked(execution, rows)
 
-    def _record(self, group: Group, execution: AnyExecution, step: AnyStep, *, created: bool) -> None:
+    def _record(self, group: Group, execution: AnyExecution, step: AnyStep, notes: bytes, *, created: bool) -> None:
         row: JournalRow | None = None
         trailing_jobs = self._add_trailing(group, execution) if execution.trail is not None else []
         if step.event_count or step.notes:
-            row = self._append(execution, step)
+            row = self._append(execution, step, notes)
             group.add_row(row)
         for name, data in step.side.items():
             group.add_side(SideRow(execution.uid, name, data))
@@ -203,10 +205,9 @@ class Recorder:
         if self.inspector is not None:
             self.inspector.stepped(execution, row, step.side)
 
-    def _append(self, execution: AnyExecution, step: AnyStep) -> JournalRow:
-        """A step's records as the next row of the journal."""
+    def _append(self, execution: AnyExecution, step: AnyStep, notes: bytes) -> JournalRow:
+        """A step's records as the next row of the journal. notes: encoded."""
         execution.sequence += 1
-        notes = execution.kind.notes.encode(step.notes)
         row = JournalRow(execution.uid, execution.sequence, step.first_event_id, step.event_count, step.events, notes)
         execution.remember(row, TAIL_BYTES)
         return row
