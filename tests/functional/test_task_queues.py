@@ -394,13 +394,16 @@ async def test_a_worker_with_nexus_operations_runs_its_workflows(client: Client)
         assert await client.execute_workflow(Plain.run, id="w", task_queue="q") == "done"
 
 
-def test_a_sticky_queue_for_ten_thousand_years() -> None:
+@pytest.mark.parametrize(
+    ("seconds", "timeout"), [(315_576_000_000, LONGEST_DURATION), (-315_576_000_000, -LONGEST_DURATION), (-(2**62), -LONGEST_DURATION)]
+)
+def test_a_sticky_queue_for_ten_thousand_years(seconds: int, timeout: int) -> None:
     """What protobuf calls a duration, and no database a number."""
 
     async def test(server: VirtualServer) -> None:
         await server.start_workflow()
-        await complete(server, await poll(server), sticky_attributes=sticky(315_576_000_000))
-        assert (await server.state()).sticky_timeout == LONGEST_DURATION
+        await complete(server, await poll(server), sticky_attributes=sticky(seconds))
+        assert (await server.state()).sticky_timeout == timeout
         signal = service.SignalWorkflowExecutionRequest(namespace="default", workflow_execution=EXECUTION, signal_name="go")
         await server.call("SignalWorkflowExecution", signal)
         assert (await poll(server)).started_event_id

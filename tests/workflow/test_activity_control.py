@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from temporalio.api.activity.v1 import ActivityOptions
 from temporalio.api.common.v1 import Priority, RetryPolicy, WorkflowExecution
@@ -402,6 +403,19 @@ def test_the_newer_calls_are_checked_before_anything_is_looked_for(
         request = getattr(service, f"{method}Request")(**{"namespace": "default", "workflow_id": workflow_id, "activity_id": "a", **fields})
         assert await refusal(server.call(method, request)) == message
         assert await shown(server) == before
+
+    on_virtual_server(test)
+
+
+@pytest.mark.parametrize("years", [10_000, -10_000])
+def test_a_failure_may_ask_for_any_delay_that_a_duration_holds(years: int) -> None:
+    async def test(server: VirtualServer) -> None:
+        await begin(server)
+        delay = Duration(seconds=years * 31_557_600)
+        await fail(server, await server.activity_task(), failure(next_retry_delay=delay))
+        assert (await shown(server)).attempt == 2
+        await server.restart()
+        assert bool((await server.activity_task(20)).task_token) == (years < 0)
 
     on_virtual_server(test)
 

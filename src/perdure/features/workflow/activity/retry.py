@@ -95,7 +95,9 @@ def requested_delay(failure: Failure | None) -> int | None:
     if failure is None or not failure.HasField("application_failure_info"):
         return None
     info = failure.application_failure_info
-    return min(duration_ns(info.next_retry_delay), LONGEST_DURATION) if info.HasField("next_retry_delay") else None
+    if not info.HasField("next_retry_delay"):
+        return None
+    return max(-LONGEST_DURATION, min(duration_ns(info.next_retry_delay), LONGEST_DURATION))
 
 
 def backoff(policy: RetryPolicy, attempt: int) -> int:

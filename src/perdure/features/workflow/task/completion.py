@@ -207,7 +207,7 @@ def _command_name(command_type: int) -> str:
 def _set_sticky(step: WorkflowStep, request: RespondWorkflowTaskCompletedRequest) -> None:
     attributes = request.sticky_attributes
     queue = attributes.worker_task_queue.name
-    timeout = min(duration_ns(attributes.schedule_to_start_timeout), LONGEST_DURATION)
+    timeout = max(-LONGEST_DURATION, min(duration_ns(attributes.schedule_to_start_timeout), LONGEST_DURATION))
     if (queue, timeout if queue else 0) != (step.state.sticky_queue, step.state.sticky_timeout):
         step.note(notes.StickyChanged(queue, timeout if queue else 0))
 
