@@ -217,6 +217,13 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
         if retention != self.state.retention:
             self.note(notes.RetentionChanged(retention))
 
+    def hold_back(self) -> None:
+        """Put what waits into the buffer."""
+        for event in self._waiting:
+            self.notes.append((self.event_count, notes.EventBuffered(event)))
+            self.state.buffer.append(event)
+        self._waiting = []
+
     def flush(self) -> None:
         """Give ids to everything that waits for one. The task must have ended."""
         buffered = self.state.buffer

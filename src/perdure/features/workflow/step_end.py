@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 
-from perdure.features.workflow import notes
 from perdure.features.workflow.run.closing import SERVER_IDENTITY, terminate
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.completion_pages import forget_old_pages
@@ -18,9 +17,6 @@ class EndingStep(WorkflowStep):
     def finish(self) -> None:
         """At the end of the step: number what waits, or, while a task runs, put it into the buffer.
 
-        What a worker caused in the very task that closed the run (it canceled an activity, then completed) stays in the buffer: history
-        ends with the close.
-
         A task that is in memory only becomes a normal one first: what waits was decided while it was there, so it has to come after it.
         """
         state, waiting = self.state, self._waiting
@@ -29,10 +25,7 @@ class EndingStep(WorkflowStep):
             make_normal(self)
         if waiting or state.buffer:
             if self.task.is_started or not state.is_open:
-                for event in waiting:
-                    self.notes.append((self.event_count, notes.EventBuffered(event)))
-                    state.buffer.append(event)
-                self._waiting = []
+                self.hold_back()
             else:
                 self.flush()
         if waiting and state.buffer and state.is_open:

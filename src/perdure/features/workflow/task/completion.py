@@ -90,7 +90,7 @@ def complete_task(step: WorkflowStep, transaction: Transaction, request: Respond
             if command.command_type in CLOSE_COMMANDS:
                 if step.state.buffer:  # but for the firing of a timer that these commands have canceled
                     raise CommandRefused(Cause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND)
-                step.flush()  # what these commands have caused; nothing may follow the close
+                step.hold_back()  # what these commands have caused: history ends with the close
             COMMANDS[command.command_type](step, command, completion)
         take_rest(step, completion)
     except CommandRefused as refused:
