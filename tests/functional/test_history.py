@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from temporalio.api.command.v1 import Command
 from temporalio.api.common.v1 import RetryPolicy
-from temporalio.api.enums.v1 import CommandType, HistoryEventFilterType, TimeoutType
+from temporalio.api.enums.v1 import CommandType, HistoryEventFilterType, TimeoutType, WorkflowIdConflictPolicy
 from temporalio.api.failure.v1 import ApplicationFailureInfo, Failure
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.workflowservice import v1 as api
@@ -18,7 +18,7 @@ from temporalio.service import RPCError
 from perdure.core.clock import SECOND, to_duration
 from perdure.core.limits import Limits
 from tests.support.inspected import inspected_server
-from tests.support.requests import events, execution, names, payloads, poll, signal, start, terminate
+from tests.support.requests import describe, events, execution, names, payloads, poll, signal, start, terminate
 
 CLOSE_EVENT = HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
 MIB = 1024 * 1024
@@ -159,6 +159,29 @@ async def test_the_close_event_is_what_a_result_is_read_from(client: Client) -> 
     await start(client, "w")
     closed = await service.get_workflow_execution_history(request(run_id=run_id, history_event_filter_type=CLOSE_EVENT))
     assert names(list(closed.history.events)) == ["WORKFLOW_EXECUTION_TERMINATED"]
+
+
+async def test_task_ids_grow_from_run_to_run(client: Client) -> None:
+    """However a run follows another one: by continuing as new, by a start, over a running one, and behind a reset."""
+    run_ids = [(await start(client, "w")).run_id]
+    continued = Command(command_type=CommandType.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION)
+    continued.continue_as_new_workflow_execution_command_attributes.workflow_type.name = "Flow"
+    await turn(client, continued)
+    run_ids.append((await describe(client, "w")).workflow_execution_info.execution.run_id)
+    await turn(client, marker("m"))
+    await terminate(client, "w")
+    run_ids.append((await start(client, "w")).run_id)
+    await turn(client, marker("m"))
+    instead = WorkflowIdConflictPolicy.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING
+    run_ids.append((await start(client, "w", workflow_id_conflict_policy=instead)).run_id)
+    task_ids = [event.task_id for run_id in run_ids for event in await events(client, "w", run_id)]
+    assert task_ids == sorted(set(task_ids))
+    reset = api.ResetWorkflowExecutionRequest(
+        namespace="default", workflow_execution=execution("w", run_ids[1]), workflow_task_finish_event_id=4, request_id="reset"
+    )
+    run_id = (await client.workflow_service.reset_workflow_execution(reset)).run_id
+    task_ids = [event.task_id for event in await events(client, "w", run_id)]
+    assert task_ids == sorted(set(task_ids))
 
 
 async def close_of(client: Client, run_id: str, **headers: str) -> HistoryEvent:

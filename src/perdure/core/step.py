@@ -51,8 +51,9 @@ class Step(Generic[S, V]):
         self.effects: list[Callable[[], None]] = []
         #: Begins another run of the same chain, in the same commit: given its id, returns its step. The engine sets it.
         self.begin_run: Callable[[str], AnyStep] = no_transaction
-        #: Of a run that this step creates: the id of the run that was the current one before, "" for none.
+        #: Of a run that this step creates: id and state of the run that was the current one before, "" and None for none.
         self.previous_run_id = ""
+        self.previous_state: S | None = None
         self._undoes: list[Callable[[], None]] = []
         self._events: list[bytes] = []
 

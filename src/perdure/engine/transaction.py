@@ -76,7 +76,8 @@ class Transaction:
         self.chain.runs[run_id] = execution
         self.created.add(execution.uid)
         step = self.step(execution)
-        step.previous_run_id = previous.key.run_id if current and previous is not None else ""
+        if current and previous is not None:
+            step.previous_run_id, step.previous_state = previous.key.run_id, previous.state
         return step
 
     def fork(self, kind: Kind[Any, Any], run_id: str, rows: Sequence[JournalRow], state: Any) -> AnyStep:

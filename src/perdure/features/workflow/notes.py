@@ -11,13 +11,14 @@ from perdure.core.records import Note
 
 
 class RunCreated(Note, frozen=True, tag="created"):
-    """What a run needs to know and its first event does not say."""
+    """What a run needs to know and its first event does not say. earlier_task_ids: the last task id of the run before."""
 
     workflow_id: str
     run_id: str
     retention: int
     start_request_id: str
     previous_run_id: str = ""
+    earlier_task_ids: int = 0
 
 
 class RetentionChanged(Note, frozen=True, tag="retention"):

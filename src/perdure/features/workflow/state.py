@@ -219,6 +219,10 @@ class Versioning(msgspec.Struct, frozen=True, gc=False):
     deployment_name: str = ""
 
 
+FIRST_TASK_IDS = 1 << 20
+"""Task ids begin behind this: tools expect them not to be 0."""
+
+
 class WorkflowState(msgspec.Struct, gc=False):
     """The fold of a run's journal.
 
@@ -236,6 +240,8 @@ class WorkflowState(msgspec.Struct, gc=False):
     close_event_id: int = 0
     retention: int = 0
     next_event_id: int = 1
+    #: The task id of event n is n more than this: they grow along a run, and from one run to the next.
+    earlier_task_ids: int = FIRST_TASK_IDS
     history_size: int = 0
     #: Of what the history refers to: payloads that workers keep elsewhere.
     external_payload_count: int = 0

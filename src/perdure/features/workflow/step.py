@@ -106,9 +106,6 @@ MAY_BE_IGNORED = frozenset(
 )
 """Events that an older SDK may skip; marked so that it does not take them for an error."""
 
-TASK_ID_BASE = 1 << 20
-"""Task ids are only required to grow with the event ids; tools expect them not to be 0."""
-
 
 class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
     """The step that decisions about a workflow run get.
@@ -267,7 +264,7 @@ class WorkflowStep(Step[WorkflowState, WorkflowVolatile]):
 
     def _number(self, event: HistoryEvent, event_id: int | None = None) -> None:
         event.event_id = self.state.next_event_id if event_id is None else event_id
-        event.task_id = TASK_ID_BASE + event.event_id
+        event.task_id = self.state.earlier_task_ids + event.event_id
 
 
 _STARTED_FIELDS = {

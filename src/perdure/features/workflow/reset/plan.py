@@ -65,7 +65,9 @@ async def _copy(
     kind = services.engine.kinds[WORKFLOW]
     state = kind.new_state()
     namespace = services.namespaces.by_id(base.key.namespace_id)
-    created = notes.RunCreated(base.key.business_id, new_run_id, namespace.retention, base.state.start_request_id, previous_run_id)
+    created = notes.RunCreated(
+        base.key.business_id, new_run_id, namespace.retention, base.state.start_request_id, previous_run_id, base.state.earlier_task_ids
+    )
     note_bytes = kind.notes.encode([(0, created)])
     rows: list[JournalRow] = []
     at_boundary = False

@@ -17,7 +17,7 @@ from perdure.features.workflow.run.builds import inherited_reset_points
 from perdure.features.workflow.run.options import keep_callbacks
 from perdure.features.workflow.run.properties import merge_memo, merge_search_attributes
 from perdure.features.workflow.run.versioning import apply_started
-from perdure.features.workflow.state import WorkflowState
+from perdure.features.workflow.state import FIRST_TASK_IDS, WorkflowState
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.task.lifecycle import schedule_task
 
@@ -39,7 +39,9 @@ class Start:
 def begin(step: WorkflowStep, start: Start, *, schedules_task: bool = True) -> None:
     """Record the start of a new run, and its first workflow task unless it has to wait."""
     key = step.key
-    step.note(notes.RunCreated(key.business_id, key.run_id, start.retention, start.request_id, step.previous_run_id))
+    before = step.previous_state
+    task_ids = before.earlier_task_ids + before.next_event_id - 1 if before is not None else 0
+    step.note(notes.RunCreated(key.business_id, key.run_id, start.retention, start.request_id, step.previous_run_id, task_ids))
     attributes = start.attributes
     attributes.workflow_id = key.business_id
     attributes.original_execution_run_id = attributes.original_execution_run_id or key.run_id
@@ -56,6 +58,7 @@ def _created(state: WorkflowState, note: notes.RunCreated, touch: Touch) -> None
     state.retention = note.retention
     state.start_request_id = note.start_request_id
     state.previous_run_id = note.previous_run_id
+    state.earlier_task_ids = note.earlier_task_ids or FIRST_TASK_IDS
 
 
 @applies_note(notes.RetentionChanged)
