@@ -73,6 +73,14 @@ async def test_an_override_of_the_versioning_comes_and_goes(client: Client) -> N
     assert (unset.HasField("versioning_override"), unset.unset_versioning_override) == (False, True)
 
 
+async def test_a_priority_that_says_nothing_is_kept_as_it_was_given(client: Client) -> None:
+    """SDKs send one with every start."""
+    await start(client, "w", priority=Priority())
+    moving = WorkflowExecutionOptions(versioning_override=VersioningOverride(auto_upgrade=True))
+    assert (await change(client, moving, "versioning_override")).HasField("priority")
+    assert [attributes.HasField("priority") for attributes in await changes(client)] == [True]
+
+
 async def test_a_change_during_a_task_is_in_force_at_once_and_numbered_behind_it(client: Client) -> None:
     await start(client, "w")
     task = await poll(client)

@@ -26,8 +26,7 @@ def check_paths(mask: FieldMask) -> str:
 
 def options_of(state: WorkflowState) -> WorkflowExecutionOptions:
     """A run's options as they are in force."""
-    priority = state.priority if state.priority.ByteSize() else None
-    return WorkflowExecutionOptions(versioning_override=state.versioning_override, priority=priority)
+    return WorkflowExecutionOptions(versioning_override=state.versioning_override, priority=state.given_priority)
 
 
 def check_pinned(override: VersioningOverride, workflow_id: str) -> None:
