@@ -372,14 +372,17 @@ def test_a_cancelled_activity_schedules_one_task_behind_all_commands() -> None:
     on_virtual_server(test)
 
 
-def test_what_a_closing_task_has_caused_is_not_told() -> None:
-    """There is nobody left to be told that the activity is canceled."""
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_what_a_closing_task_has_caused_is_not_told(is_paused: bool) -> None:
+    """There is nobody left to be told that the activity is canceled; a paused one is no longer counted, once."""
 
     async def test(server: VirtualServer) -> None:
-        from tests.support.activity_calls import request_cancel
+        from tests.support.activity_calls import control, request_cancel
 
         await server.start_workflow()
         await complete(server, await poll(server), schedule())
+        if is_paused:
+            await control(server, "PauseActivity")
         await signal(server)
         await complete(server, await poll(server), request_cancel(5), complete_workflow())
         assert (await types(server))[-2:] == ["ACTIVITY_TASK_CANCEL_REQUESTED", "WORKFLOW_EXECUTION_COMPLETED"]
