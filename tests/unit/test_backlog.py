@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Iterator
 
@@ -185,3 +186,13 @@ def test_a_rate_limit_holds_a_second_worth() -> None:
     limit.change(0, at)
     assert not limit.take(at + 100 * SECOND)
     assert limit.next_at(at) is None
+
+
+@pytest.mark.parametrize("nonsense", [math.nan, -math.inf, -1.0, 5e-324, 1e-9])
+def test_a_rate_that_is_none_lets_nothing_through(nonsense: float) -> None:
+    for limit in (RateLimit(nonsense, 0), RateLimit(4, 0)):
+        limit.change(nonsense, SECOND)
+        assert not limit.take(2 * SECOND)
+        assert limit.next_at(2 * SECOND) is None
+        limit.change(math.inf, 3 * SECOND)
+        assert all(limit.take(4 * SECOND) for _ in range(1000))

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from perdure.core.clock import SECOND
 
+SLOWEST = 1e-9
+"""Anything below, and what is no number, lets nothing through, as on the official server; it is one task in 30 years."""
+
 
 class RateLimit:
     """A bucket of tokens, filled at a rate and holding one second's worth (at least one).
 
-    per_second: 0 lets nothing through.
+    per_second: as a worker gave it; 0 once it lets nothing through.
     """
 
     def __init__(self, per_second: float, now: int) -> None:
+        per_second = per_second if per_second > SLOWEST else 0.0
         self.per_second = per_second
         self._tokens = max(per_second, 1.0)
         self._filled_at = now
 
     def change(self, per_second: float, now: int) -> None:
         """Set another rate; what was saved up is kept, as far as the new bucket holds it."""
+        per_second = per_second if per_second > SLOWEST else 0.0
         if per_second != self.per_second:
             self._fill(now)
             self.per_second = per_second
