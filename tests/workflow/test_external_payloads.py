@@ -53,14 +53,16 @@ def test_whatever_part_of_an_event_refers_to_them_counts() -> None:
         assert await counted(server) == (4, 1_234)
         attributes = RecordMarkerCommandAttributes(marker_name="m", details={"d": all_elsewhere(10_000)})
         marker = Command(command_type=CommandType.COMMAND_TYPE_RECORD_MARKER, record_marker_command_attributes=attributes)
-        await server.decide(marker, schedule(retry_policy=policy))
-        assert await counted(server) == (5, 11_234)
+        await server.decide(
+            marker, schedule(retry_policy=policy), schedule("b", input=all_elsewhere(6), header=Header(fields={"h": elsewhere(5)}))
+        )
+        assert await counted(server) == (7, 11_245)
         why = failure("deep")
         why.cause.CopyFrom(failure("deeper", details=Payloads(payloads=[elsewhere(0, 100_000)])))
         await fail(server, await server.activity_task(), why)
-        assert await counted(server) == (7, 111_234)
+        assert await counted(server) == (9, 111_245)
         await server.restart()
-        assert await counted(server) == (7, 111_234)
+        assert await counted(server) == (9, 111_245)
 
     on_virtual_server(test)
 

@@ -16,7 +16,7 @@ from perdure.features.namespace.registry import NamespaceRegistry
 from perdure.features.workflow import notes
 from perdure.features.workflow.activity.lifecycle import apply_heartbeat, clear_heartbeats
 from perdure.features.workflow.registry import EVENT_APPLIERS, NOTE_APPLIERS, NUMBERED
-from perdure.features.workflow.run.external_payloads import count_external_payloads, listed_attributes
+from perdure.features.workflow.run.external_payloads import count_external_payloads, listed_attributes, may_refer
 from perdure.features.workflow.state import WorkflowState, WorkflowVolatile
 from perdure.features.workflow.step import WorkflowStep
 from perdure.features.workflow.step_end import EndingStep
@@ -63,7 +63,8 @@ class WorkflowKind:
     def number_event(self, state: WorkflowState, event: HistoryEvent, data: bytes, touch: Touch) -> None:
         state.next_event_id = event.event_id + 1
         state.history_size += len(data)
-        count_external_payloads(state, event, data)
+        if may_refer(data) is not None:
+            count_external_payloads(state, event, data)
         if state.numbering:
             state.numbering -= 1
         applier = NUMBERED.get(event.event_type)
