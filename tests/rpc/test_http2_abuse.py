@@ -81,6 +81,17 @@ async def test_second_message_in_its_own_frame_is_refused(door: Door) -> None:
     assert door.seen == []
 
 
+async def test_beginning_of_a_second_message_is_refused(door: Door) -> None:
+    """Also when a frame of its own says that this was all."""
+    async with RawHttp2(door.port) as client:
+        client.send(frames.HEADERS, frames.END_HEADERS, 1, call_headers(SIGNAL))
+        client.send(frames.DATA, 0, 1, REQUEST)
+        client.send(frames.DATA, 0, 1, REQUEST[:-1])
+        client.send(frames.DATA, frames.END_STREAM, 1, b"")
+        assert b"had more" in await status(client, 1)
+    assert door.seen == []
+
+
 async def test_half_a_message_is_refused(door: Door) -> None:
     async with RawHttp2(door.port) as client:
         client.call(1, SIGNAL, REQUEST[:-1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -115,7 +114,7 @@ class Model:
 
 def moved(commit: Commit, base: int, namespace_id: str) -> Commit:
     """The same commit for executions of its own: one database serves many examples."""
-    return dataclasses.replace(
+    return replace(
         commit,
         journal=[replace(row, uid=base + row.uid) for row in commit.journal],
         superseded=[base + uid for uid in commit.superseded],

@@ -7,9 +7,10 @@ are registered in one :class:`MethodTable`; what it lacks is answered UNIMPLEMEN
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import msgspec
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
@@ -24,8 +25,7 @@ ANSWER_BEFORE = 1 * SECOND
 Request = TypeVar("Request", bound=Message)
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct):
     """What a handler may know about the caller.
 
     method: the RPC's short name. headers: lower-case metadata. deadline: nanoseconds since the epoch, or None when the caller set none.
@@ -34,7 +34,7 @@ class Call:
     """
 
     method: str
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    headers: Mapping[str, str] = {}
     deadline: int | None = None
     is_connected: Callable[[], bool] = lambda: True
     namespace_id: str = ""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 from perdure.core.clock import SECOND
 from perdure.core.execution import RunKey
@@ -34,8 +35,7 @@ class QueueKey(NamedTuple):
     task_type: int
 
 
-@dataclass(slots=True, eq=False)
-class Task:
+class Task(msgspec.Struct, eq=False):
     """Something to hand to a worker.
 
     job: what the execution promised; the worker gets it only if the execution still says so. payload: for tasks that no journal knows

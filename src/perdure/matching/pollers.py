@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
+import msgspec
 from temporalio.api.common.v1 import WorkerVersionCapabilities
 from temporalio.api.deployment.v1 import WorkerDeploymentOptions
 
@@ -17,8 +17,7 @@ DEFAULT_RATE = 100_000.0
 """What is shown for a poller that names no rate of its own."""
 
 
-@dataclass(slots=True, frozen=True)
-class PollerDetails:
+class PollerDetails(msgspec.Struct, frozen=True):
     """What a poller says of itself. rate_per_second: how many tasks it wants the whole queue to hand out, None if it does not care."""
 
     rate_per_second: float | None = None
@@ -34,8 +33,7 @@ def always() -> bool:
     return True
 
 
-@dataclass(slots=True, eq=False)
-class Poller:
+class Poller(msgspec.Struct, eq=False):
     """A waiting poll. is_connected: asked before a task is handed over, so that a poll whose client has gone takes none."""
 
     identity: str
@@ -49,13 +47,12 @@ class Poller:
             self.future.set_result(None)
 
 
-@dataclass(slots=True)
-class PollerInfo:
+class PollerInfo(msgspec.Struct):
     """Who polled lately, for people."""
 
     identity: str
     last_access_at: int
-    details: PollerDetails = field(default_factory=PollerDetails)
+    details: PollerDetails = msgspec.field(default_factory=PollerDetails)
 
 
 class PollerHistory:

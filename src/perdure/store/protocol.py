@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -135,8 +135,7 @@ class Resource:
     data: bytes
 
 
-@dataclass(slots=True)
-class Commit:
+class Commit(msgspec.Struct):
     """All that becomes durable together. Within one commit, `superseded` (uids that stop being current) is applied before `headers`.
 
     partition, epoch, commit_number: the fence: the partition's lease must have this epoch; the store remembers commit_number in the same
@@ -148,12 +147,12 @@ class Commit:
     partition: int
     epoch: int
     commit_number: int
-    journal: list[JournalRow] = field(default_factory=list[JournalRow])
-    superseded: list[int] = field(default_factory=list[int])
-    headers: list[Header] = field(default_factory=list[Header])
-    side: list[SideRow] = field(default_factory=list[SideRow])
-    snapshots: list[Snapshot] = field(default_factory=list[Snapshot])
-    deleted: list[int] = field(default_factory=list[int])
+    journal: list[JournalRow] = []
+    superseded: list[int] = []
+    headers: list[Header] = []
+    side: list[SideRow] = []
+    snapshots: list[Snapshot] = []
+    deleted: list[int] = []
 
 
 @dataclass(slots=True, frozen=True)

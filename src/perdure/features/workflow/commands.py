@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, cast
 
+import msgspec
 from temporalio.api.command.v1 import Command
 from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 from temporalio.api.protocol.v1 import Message
@@ -63,8 +63,7 @@ def refusing(
         raise CommandRefused(cause, f"{prefix}{error.message}{suffix}", terminate=terminate) from None
 
 
-@dataclass(slots=True)
-class Completion:
+class Completion(msgspec.Struct):
     """What command handlers know beside the step.
 
     transaction: for commands that begin another run. completed_event_id: of the workflow task that the commands belong to.
@@ -77,13 +76,13 @@ class Completion:
     transaction: Transaction
     request: RespondWorkflowTaskCompletedRequest
     completed_event_id: int
-    messages: list[Message] = field(default_factory=list[Message])
+    messages: list[Message] = []
     discarded: bool = False
-    eager_activities: list[int] = field(default_factory=list[int])
-    started_children: set[str] = field(default_factory=set[str])
-    outgoing: list[Message] = field(default_factory=list[Message])
+    eager_activities: list[int] = []
+    started_children: set[str] = set()
+    outgoing: list[Message] = []
     started_next: bool = False
-    rejected: set[str] = field(default_factory=set[str])
+    rejected: set[str] = set()
 
     @property
     def run(self) -> RunKey:

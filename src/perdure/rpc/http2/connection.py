@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import cast
+
+import msgspec
 
 from perdure.core.clock import Clock
 from perdure.core.errors import ApiError, Code
@@ -63,8 +64,7 @@ _HTTP1 = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: c
 _NO_CALL = ApiError(Code.UNKNOWN, "this is no gRPC call: it must be a POST with the content type application/grpc")
 
 
-@dataclass(slots=True)
-class CallHead:
+class CallHead(msgspec.Struct):
     """What a header block asks for. method: the RPC's short name. timeout: nanoseconds. refusal: what is wrong with it."""
 
     method: str
@@ -230,16 +230,17 @@ class Connection(asyncio.Protocol):
                 self._wanted = frames.HEADER_BYTES + length
                 return position
             position = start + length
-            self._frame(kind, flags, stream_id & 0x7FFFFFFF, data[start:position])
+            if kind == frames.DATA and self._gathering is None:
+                self._data(flags, stream_id & 0x7FFFFFFF, data[start:position])  # most frames; spares them a call
+            else:
+                self._frame(kind, flags, stream_id & 0x7FFFFFFF, data[start:position])
         self._wanted = frames.HEADER_BYTES
         return position
 
     def _frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         if self._gathering is not None and (kind != frames.CONTINUATION or stream_id != self._gathering[0]):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "headers were interrupted by another frame")
-        if kind == frames.DATA:
-            self._data(flags, stream_id, payload)
-        elif kind == frames.HEADERS:
+        if kind == frames.HEADERS:
             self._header_fragment(flags, stream_id, frames.without_padding(payload, flags))
         elif kind == frames.CONTINUATION:
             self._continuation(flags, payload)
@@ -257,10 +258,11 @@ class Connection(asyncio.Protocol):
 
     def _data(self, flags: int, stream_id: int, payload: bytes) -> None:
         size = len(payload)
-        self._received += size
-        if self._received >= CONNECTION_WINDOW // 2:
-            self.write(frames.window_update(0, self._received))
-            self._received = 0
+        if size:
+            self._received += size
+            if self._received >= CONNECTION_WINDOW // 2:
+                self.write(frames.window_update(0, self._received))
+                self._received = 0
         if flags & frames.PADDED:
             payload = frames.without_padding(payload, flags & frames.PADDED)
         stream = self.streams.get(stream_id)
@@ -269,11 +271,12 @@ class Connection(asyncio.Protocol):
             return  # of a call that has ended meanwhile
         if stream.remote_ended:
             raise ConnectionFault(ErrorCode.STREAM_CLOSED, "data behind the end of a request")
-        is_last = bool(flags & frames.END_STREAM)
-        stream.credit -= len(payload)  # padding is nothing that anybody would have to keep
-        if stream.credit < 0:
-            self._give_up(stream, ErrorCode.FLOW_CONTROL_ERROR)
-            return
+        is_last = flags & frames.END_STREAM != 0
+        if payload:
+            stream.credit -= len(payload)  # padding is nothing that anybody would have to keep
+            if stream.credit < 0:
+                self._give_up(stream, ErrorCode.FLOW_CONTROL_ERROR)
+                return
         if size > len(payload) and not is_last:
             self.write(frames.window_update(stream_id, size - len(payload)))
         if not payload and not is_last:

@@ -172,18 +172,22 @@ class UnaryCall(Stream):
         if is_last:
             self.remote_ended = True
         try:
-            if self._reader is None and len(data) - PREFIX_BYTES == int.from_bytes(data[1:PREFIX_BYTES], "big") and not self._whole:
-                # Nearly every request comes in one frame; many clients say in another one that this was all.
-                if is_last:
-                    self._begin(data)
-                else:
-                    self._whole = data
-                    self._hold(len(data))
-            elif self._whole and is_last and not data:
-                self._begin(self._whole)
-                self._release()
-            else:
+            # Nearly every request comes in one frame; many clients say in another one that this was all.
+            if self._reader is not None:
                 self._gather(data, is_last)
+            elif self._whole:
+                if is_last and not data:
+                    self._begin(self._whole)
+                    self._release()
+                else:
+                    self._gather(data, is_last)
+            elif len(data) - PREFIX_BYTES != int.from_bytes(data[1:PREFIX_BYTES], "big"):
+                self._gather(data, is_last)
+            elif is_last:
+                self._begin(data)
+            else:
+                self._whole = data
+                self._hold(len(data))
         except ApiError as error:
             self.refuse(error)
 
@@ -224,7 +228,8 @@ class UnaryCall(Stream):
         self._held = 0
 
     def _end(self) -> None:
-        self._release()
+        if self._held:
+            self._release()
         super()._end()
 
     def abandon(self) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 from temporalio.api.common.v1 import WorkflowExecution as WorkflowExecutionId
 from temporalio.api.enums.v1 import TaskQueueKind, WorkflowTaskFailedCause
 from temporalio.api.history.v1 import HistoryEvent
@@ -229,8 +228,7 @@ class TaskRpc:
         return RespondWorkflowTaskFailedResponse()
 
 
-@dataclass(slots=True)
-class Handed:
+class Handed(msgspec.Struct):
     """A task that a worker is about to get: everything about it but the written part of its history, which is read at the end.
 
     unwritten: the events of a transient or speculative task; they go behind first_event_id..last_event_id. history: once it is read, the
