@@ -238,6 +238,19 @@ def test_the_caller_learns_that_nobody_polls(away: int, message: str, more: int)
     on_virtual_server(test, dynamic_config={"matching.queryPollerUnavailableWindow": 20 + more} if more else {})
 
 
+def test_a_queue_whose_worker_has_just_said_goodbye_gets_time_for_another() -> None:
+    async def test(server: VirtualServer) -> None:
+        await idle(server)
+        goodbye = service.ShutdownWorkerRequest(namespace="default", identity="worker", worker_instance_key="key", task_queue=QUEUE.name)
+        await server.call("ShutdownWorker", goodbye)
+        assert not (await server.call("DescribeTaskQueue", service.DescribeTaskQueueRequest(namespace="default", task_queue=QUEUE))).pollers
+        with pytest.raises(ApiError) as refused:
+            await query(server, 3)
+        assert refused.value.message == "query timed out before a worker could process it"
+
+    on_virtual_server(test)
+
+
 def test_a_worker_that_never_answers_costs_the_deadline() -> None:
     async def test(server: VirtualServer) -> None:
         await idle(server)

@@ -61,13 +61,15 @@ class PollerHistory:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._pollers: dict[str, PollerInfo] = {}
-        #: When the latest poll began or ended; 0 for never.
+        #: When the latest poll began or ended, of whoever is not forgotten; 0 for never.
         self.last_poll_at = 0
+        #: The same of all.
+        self._polled_at = 0
 
     def note(self, identity: str, details: PollerDetails) -> None:
         """Somebody polls, or stops waiting."""
         now = self._clock.now()
-        self.last_poll_at = now
+        self.last_poll_at = self._polled_at = now
         # The latest goes to the end, so that those to forget are found at the beginning.
         self._pollers.pop(identity, None)
         self._pollers[identity] = PollerInfo(identity, now, details)
@@ -93,4 +95,9 @@ class PollerHistory:
         return len(self._pollers)
 
     def has_polled_within(self, nanoseconds: int) -> bool:
+        """Whether anybody did who may come back."""
         return self.last_poll_at > 0 and self._clock.now() - self.last_poll_at < nanoseconds
+
+    def was_polled_within(self, nanoseconds: int) -> bool:
+        """Whether anybody did at all: a queue whose worker has just said goodbye most likely gets another one."""
+        return self._polled_at > 0 and self._clock.now() - self._polled_at < nanoseconds

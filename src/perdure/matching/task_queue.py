@@ -124,8 +124,12 @@ class TaskQueue:
         return list(self._backlog)
 
     def has_recent_poller(self, within: int) -> bool:
-        """Whether somebody polls now, or did less than `within` nanoseconds ago."""
+        """Whether somebody polls now, or did less than `within` nanoseconds ago and has not said goodbye."""
         return bool(self._waiting) or self.pollers.has_polled_within(within)
+
+    def was_polled(self, within: int) -> bool:
+        """Whether somebody polls now, or did less than `within` nanoseconds ago."""
+        return bool(self._waiting) or self.pollers.was_polled_within(within)
 
     # -- tasks ----------------------------------------------------------------------------------------
     def add(self, task: Task) -> None:

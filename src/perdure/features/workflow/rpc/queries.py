@@ -248,7 +248,7 @@ class QueryRpc:
 
 def _refuse_without_poller(task: QueryTask, queue: Queue, window: int) -> None:
     """window: nanoseconds; who polled longer ago has gone."""
-    if not task.taken and not task.answer.done() and not queue.has_recent_poller(window):
+    if not task.taken and not task.answer.done() and not queue.was_polled(window):
         task.answer.set_exception(failed_precondition("no poller seen for task queue recently, worker may be down"))
 
 
