@@ -65,12 +65,12 @@ class ObservedServer:
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """CPU time of a process with all its threads, user and system; None where /proc does not tell."""
+    """CPU time of a process with all its threads, user and system; None where no process or no such clock exists (only Linux has it)."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-    except OSError:
+        # The number that clock_getcpuclockid(3) makes of a process id. /proc tells the same in steps of 10 ms, too coarse for short loads.
+        return time.clock_gettime(~pid << 3 | 2)
+    except (OSError, OverflowError):
         return None
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mib(pid: int) -> float | None:
